@@ -1,0 +1,1 @@
+"""The table of verbs: what one may ask. Command line and socket are generated from it."""

@@ -1,0 +1,66 @@
+"""What a check of the gate is and what it said about one tree.
+
+Owns one invariant: an outcome is ``BROKEN`` whenever the check could not really look (not found, not executable, timed
+out, nothing collected, output unreadable); such an outcome never counts as passed or failed.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class CheckStatus(enum.StrEnum):
+    BROKEN = "broken"
+    FAILED = "failed"
+    PASSED = "passed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOutcome:
+    """``failures`` are stable names of what failed (test ids, finding fingerprints), empty when the tool names none.
+
+    ``seen`` are the names of everything that was looked at (test ids), empty when the tool does not tell. ``excerpt``
+    is the last output, at most 4 kB, for the brief of the next attempt.
+    """
+
+    check: str
+    excerpt: str = ""
+    failures: frozenset[str] = frozenset()
+    reason: str = ""
+    seen: frozenset[str] = frozenset()
+    status: CheckStatus
+    took_s: float = 0.0
+
+
+class VerdictKind(enum.StrEnum):
+    BROKEN = "broken"
+    FAILED = "failed"
+    PASSED = "passed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The gate's word on one merged tree. ``reason`` is one sentence; ``new_failures`` and ``lost_tests`` are named.
+
+    ``notes`` say what a person should know although it passed (already failing on the target, flaky, not available).
+    ``lost_tests`` ran on the target and are missing on the merged tree.
+    """
+
+    broken_check: str = ""
+    excerpt: str = ""
+    kind: VerdictKind
+    lost_tests: tuple[str, ...] = ()
+    new_failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """A check that the project calls for and that cannot be run here; ``remedy`` says what to do."""
+
+    check: str
+    reason: str
+    remedy: str

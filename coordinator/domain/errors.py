@@ -1,0 +1,119 @@
+"""Every error of the product, in two families by what the caller should do next.
+
+::
+
+    CoordinatorError
+    ├── TemporaryError            try again after ``after_s``
+    │   ├── ClaimHeld             somebody works on the task; names the holder
+    │   ├── DaemonBusy            another daemon holds this directory; names the holder
+    │   ├── DaemonUnreachable     no daemon answers on the local API
+    │   └── GateBroken            the gate could not judge; nothing is charged to the task
+    └── PermanentError            asking again changes nothing
+        ├── BadInput              a list of problems, each with file, line, key and expectation
+        ├── BadRepository         not a git repository that we can work on
+        ├── ForbiddenTransition   the table of task states has no such arrow
+        ├── StaleGeneration       a newer owner exists; names it
+        ├── ToolFailed            an outside tool or git exited in a way that has no other name
+        └── UnknownTask           no task of that id
+
+``status`` is the HTTP status of the local API, ``exit_code`` that of the command line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordinator.domain.problem import Problem
+
+
+class CoordinatorError(Exception):
+    """Base of all errors that we raise on purpose; its text is fit for a user's screen."""
+
+    exit_code = 1
+    status = 500
+
+
+class TemporaryError(CoordinatorError):
+    """Try again after ``after_s`` seconds."""
+
+    status = 503
+
+    def __init__(self, message: str, *, after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class PermanentError(CoordinatorError):
+    """Asking again changes nothing."""
+
+    status = 400
+
+
+class BadInput(PermanentError):
+    """What a person wrote cannot be used; carries every problem found, not only the first."""
+
+    exit_code = 2
+    status = 422
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class BadRepository(PermanentError):
+    """The directory is not a git repository that the coordinator can work on."""
+
+    exit_code = 2
+
+
+class ClaimHeld(TemporaryError):
+    """Another process holds the claim; the message names task, generation, agent, host and pid."""
+
+    status = 409
+
+
+class DaemonBusy(TemporaryError):
+    """Another daemon holds this directory; the message names its pid and start."""
+
+    exit_code = 3
+    status = 409
+
+
+class DaemonUnreachable(TemporaryError):
+    """A command needs the daemon and none answers."""
+
+    exit_code = 4
+
+
+class ForbiddenTransition(PermanentError):
+    """A task was asked to move along an arrow that the state table does not have."""
+
+    status = 409
+
+
+class GateBroken(TemporaryError):
+    """A check could not run (missing tool, time-out, nothing collected); the line stops, the task is not charged."""
+
+    exit_code = 5
+
+
+class StaleGeneration(PermanentError):
+    """The caller's claim was superseded; the message names the newer generation and its owner."""
+
+    status = 410
+
+
+class ToolFailed(PermanentError):
+    """An outside program failed; the message has its command, exit code and last output."""
+
+    status = 502
+
+
+class UnknownTask(PermanentError):
+    """No task of that id is known."""
+
+    exit_code = 2
+    status = 404

@@ -1,0 +1,182 @@
+"""Everything that can have happened, one frozen class each, in the past tense.
+
+The table below is the only one: logs, the journal, ``events -f`` and the live view are subscribers of it. Events carry
+no time; the bus stamps each with a sequence number and the wall clock when it is published.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events. ``kind`` is the class name in snake_case and names the event in JSON."""
+
+    @property
+    def kind(self) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """An event with its place in the stream: ``seq`` counts from 1 per daemon run, ``at`` is aware UTC."""
+
+    seq: int
+    at: datetime
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentExited(Event):
+    """An agent process of ours ended; ``exit_code`` is negative for a signal, None when it was adopted."""
+
+    agent: str
+    exit_code: int | None
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStarted(Event):
+    """An agent process was started, or (``adopted``) found alive after a restart."""
+
+    adopted: bool = False
+    agent: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded(Event):
+    """An attempt is over; ``ending`` is a value of ``Ending``, ``reason`` one sentence for a person."""
+
+    agent: str = ""
+    duration_s: float = 0.0
+    ending: str
+    generation: int
+    reason: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonDraining(Event):
+    """No new work is started; running attempts are finished."""
+
+    reason: str
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonReady(Event):
+    """Recovery is done and dispatch begins; ``took_s`` is the time since the process began to start."""
+
+    adopted: int
+    api: str
+    pid: int
+    target: str
+    tasks: int
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStopped(Event):
+    """The last event of a run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingsFolded(Event):
+    """A scan was compared with what was known. ``status`` is ``scanned``, ``unavailable`` or ``broken``."""
+
+    closed: int
+    opened: int
+    queued: int
+    reason: str = ""
+    status: str
+    tool: str
+    took_s: float
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateBroke(Event):
+    """The gate could not judge; the line is stopped until it can."""
+
+    command: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateJudged(Event):
+    """One run of the gate over one or several tasks; ``verdict`` is ``passed``, ``failed`` or ``broken``."""
+
+    reason: str = ""
+    tasks: tuple[str, ...]
+    took_s: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateMended(Event):
+    """The gate can judge again; the line moves."""
+
+    stopped_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed(Event):
+    """Something a person may want to know and that has no event of its own: a refusal, a pause, a clock step."""
+
+    message: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceFailed(Event):
+    """A background service raised and is restarted after ``after_s`` seconds."""
+
+    after_s: float
+    error: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolRead(Event):
+    """The spool was read and something in it had changed; counts are totals after the read."""
+
+    files: int
+    problems: tuple[str, ...]
+    tasks: int
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskChanged(Event):
+    """A task moved from one state to another. ``old`` is empty when it is new to the ledger."""
+
+    generation: int
+    new: str
+    old: str
+    reason: str
+    task: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLanded(Event):
+    """A task's work is on the target branch."""
+
+    commit: str
+    files: tuple[str, ...]
+    generation: int
+    target: str
+    task: str
+    title: str = ""

@@ -1,0 +1,122 @@
+"""The one frozen tree of settings, its defaults and its validation.
+
+Built once from ``coordinator.toml`` or ``[tool.coordinator]`` in ``pyproject.toml``; everything is optional. Every field
+is followed by its docstring: unit, default's reason, consequence. Unknown keys and wrong values are reported all at once
+and nothing starts; this module reads no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSettings:
+    """Where things are, relative to the repository's top folder."""
+
+    agents: str = "agents"
+    """Folder of role cards; built-in cards are used for roles it does not have."""
+    state: str = ".coordinator"
+    """Folder of run-time state; ignored by git through a ``.gitignore`` of its own."""
+    tasks: str = "tasks"
+    """The spool. Read recursively; never written except ``auto/`` below it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """How many agents run and how patient we are with them."""
+
+    agents: int = 4
+    """Agent processes at most, 1…100. 4 is what a laptop carries beside its user's work."""
+    backoff_s: float = 5.0
+    """Pause before the first retry of a task; doubles with each further one, up to 300 s, with ±25 % jitter."""
+    default_role: str = "command"
+    """Role of tasks that name none."""
+    grace_s: float = 10.0
+    """Time between SIGTERM and SIGKILL when an attempt is stopped."""
+    heartbeat_s: float = 5.0
+    """How often an agent touches its heartbeat file."""
+    idle_exit_s: float = 10.0
+    """An agent process that found nothing to claim for this long ends; the daemon starts another when there is work."""
+    max_attempts: int = 3
+    """Attempts that may fail before a task is failed, 1…100; a broken gate is not charged."""
+    min_free_bytes: int = 512 * 1024 * 1024
+    """No attempt is started with less free disk than this; 0 switches the check off."""
+    rescan_s: float = 30.0
+    """Full re-read of the spool: watchers lose news silently, a re-scan does not."""
+    silence_s: float = 120.0
+    """An attempt whose heartbeat is older than this while its claim is still held is stopped as crashed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """What must hold on the merged tree before anything lands."""
+
+    batch: int = 8
+    """Attempts judged together at most, 1…100; a failing batch is bisected."""
+    commands: tuple[str, ...] = ()
+    """Shell command lines that must not get worse than on the target; empty: detected from the project's files."""
+    env: tuple[str, ...] = ()
+    """Names of variables let through to the gate's commands beside PATH, HOME and the locale."""
+    memory_bytes: int = 8 * 1024 * 1024 * 1024
+    """Address space per process of a check; 0: no limit."""
+    output_bytes: int = 64 * 1024 * 1024
+    """Output kept of one check; a check that prints more is stopped and the gate is broken."""
+    python: str = ""
+    """Interpreter for the project's tests; empty: the project's ``.venv``, else the coordinator's own."""
+    retry_s: float = 30.0
+    """Pause before a broken gate is tried again."""
+    timeout_s: float = 900.0
+    """Wall time of one check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandSettings:
+    """Where finished work goes."""
+
+    author_email: str = "coordinator@localhost"
+    """E-mail of the committer of landed commits."""
+    author_name: str = "coordinator"
+    """Name of the committer of landed commits; also the author's when an agent left its work uncommitted."""
+    hooks: bool = False
+    """Whether the repository's own git hooks run on our commits. Off: hooks are code that an agent may have written."""
+    target: str = "coordinator/main"
+    """Branch that work lands on; created at HEAD when missing, moved forward with HEAD's branch while it can be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverySettings:
+    """What is looked for without being asked (``--self-improve`` or ``scan``)."""
+
+    interval_s: float = 3600.0
+    """Pause between full scans; a landing re-scans by itself."""
+    max_open: int = 20
+    """Tasks made from findings that may be open at a time, so that they never bury a person's."""
+    priority: int = 50
+    """Priority of a task made from findings of medium severity; worse ones come before, milder ones after."""
+    select: tuple[str, ...] = ()
+    """Ruff rules to select; empty: the project's own configuration, else a fixed conservative set."""
+    tools: tuple[str, ...] = ("ruff",)
+    """Tools to scan with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """Overridden by the environment variables ``LOG_FORMAT`` and ``LOG_LEVEL``."""
+
+    format: str = "text"
+    """``text`` or ``json`` (one object a line)."""
+    level: str = "info"
+    """``debug``, ``info``, ``warning`` or ``error``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be configured."""
+
+    discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    land: LandSettings = field(default_factory=LandSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    paths: PathSettings = field(default_factory=PathSettings)

@@ -1,0 +1,1 @@
+"""The room in which tasks become landed commits: spool, dispatch, agents, worktrees, gate, landing, recovery."""

@@ -1,0 +1,1 @@
+"""The room that finds work by itself: capability discovery."""

@@ -1,0 +1,1 @@
+"""Hands: the one module for each outside thing (lock, git, process, files, clock, store, bus)."""

@@ -1,0 +1,174 @@
+"""The one store: a SQLite file (WAL) with an append-only journal and the tables folded from it.
+
+Owns one invariant: the schema only changes by a numbered migration, and every statement has a name in ``store.sql``'s
+place below. The store knows rows, not tasks; turning rows into values is the caller's. Only the daemon writes; any number
+of readers may open it read-only meanwhile.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE journal (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, task TEXT, data TEXT NOT NULL);
+    CREATE INDEX journal_by_task ON journal (task, seq);
+    CREATE TABLE tasks (
+        id TEXT PRIMARY KEY, state TEXT NOT NULL, priority INTEGER NOT NULL, title TEXT NOT NULL, role TEXT NOT NULL,
+        reason TEXT NOT NULL DEFAULT '', generation INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+        not_before REAL NOT NULL DEFAULT 0, file TEXT NOT NULL, line INTEGER NOT NULL, digest TEXT NOT NULL,
+        definition TEXT NOT NULL, commit_hash TEXT NOT NULL DEFAULT '', feedback TEXT NOT NULL DEFAULT '',
+        created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
+    CREATE INDEX tasks_by_state ON tasks (state, priority, id);
+    CREATE TABLE attempts (
+        task TEXT NOT NULL, generation INTEGER NOT NULL, role TEXT NOT NULL DEFAULT '', agent TEXT NOT NULL DEFAULT '',
+        pid INTEGER, host TEXT NOT NULL DEFAULT '', base TEXT NOT NULL DEFAULT '', claimed_at TEXT, ended_at TEXT,
+        ending TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', rescue TEXT NOT NULL DEFAULT '',
+        exit_code INTEGER, cost_usd REAL NOT NULL DEFAULT 0, duration_s REAL NOT NULL DEFAULT 0,
+        PRIMARY KEY (task, generation)) WITHOUT ROWID;
+    CREATE TABLE problems (
+        file TEXT NOT NULL, line INTEGER NOT NULL, key TEXT NOT NULL, message TEXT NOT NULL, expected TEXT NOT NULL);
+    CREATE TABLE findings (
+        fingerprint TEXT PRIMARY KEY, tool TEXT NOT NULL, rule TEXT NOT NULL, state TEXT NOT NULL, path TEXT NOT NULL,
+        line INTEGER NOT NULL, fix TEXT NOT NULL, severity INTEGER NOT NULL, message TEXT NOT NULL,
+        task TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', data TEXT NOT NULL,
+        first_seen TEXT NOT NULL, last_seen TEXT NOT NULL);
+    CREATE INDEX findings_by_state ON findings (state, tool, rule);
+    CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE baselines (
+        tree TEXT NOT NULL, command TEXT NOT NULL, outcome TEXT NOT NULL, at TEXT NOT NULL,
+        PRIMARY KEY (tree, command)) WITHOUT ROWID;
+    """,
+)
+
+QUERIES: Final[Mapping[str, str]] = {
+    "attempt_put": """
+        INSERT INTO attempts (task, generation, role, agent, pid, host, base, claimed_at, ended_at, ending, reason,
+                              rescue, exit_code, cost_usd, duration_s)
+        VALUES (:task, :generation, :role, :agent, :pid, :host, :base, :claimed_at, :ended_at, :ending, :reason,
+                :rescue, :exit_code, :cost_usd, :duration_s)
+        ON CONFLICT (task, generation) DO UPDATE SET role = excluded.role, agent = excluded.agent,
+            pid = excluded.pid, host = excluded.host, base = excluded.base, claimed_at = excluded.claimed_at,
+            ended_at = excluded.ended_at, ending = excluded.ending, reason = excluded.reason,
+            rescue = excluded.rescue, exit_code = excluded.exit_code, cost_usd = excluded.cost_usd,
+            duration_s = excluded.duration_s""",
+    "attempts_of": "SELECT * FROM attempts WHERE task = :task ORDER BY generation",
+    "baseline_get": "SELECT outcome FROM baselines WHERE tree = :tree AND command = :command",
+    "baseline_put": """
+        INSERT OR REPLACE INTO baselines (tree, command, outcome, at) VALUES (:tree, :command, :outcome, :at)""",
+    "baselines_trim": """
+        DELETE FROM baselines WHERE tree NOT IN (SELECT tree FROM baselines GROUP BY tree ORDER BY max(at) DESC LIMIT 50)""",
+    "fact_get": "SELECT value FROM facts WHERE key = :key",
+    "fact_put": "INSERT OR REPLACE INTO facts (key, value) VALUES (:key, :value)",
+    "facts": "SELECT key, value FROM facts ORDER BY key",
+    "finding_put": """
+        INSERT INTO findings (fingerprint, tool, rule, state, path, line, fix, severity, message, task, reason, data,
+                              first_seen, last_seen)
+        VALUES (:fingerprint, :tool, :rule, :state, :path, :line, :fix, :severity, :message, :task, :reason, :data,
+                :first_seen, :last_seen)
+        ON CONFLICT (fingerprint) DO UPDATE SET state = excluded.state, path = excluded.path, line = excluded.line,
+            fix = excluded.fix, severity = excluded.severity, message = excluded.message, task = excluded.task,
+            reason = excluded.reason, data = excluded.data, last_seen = excluded.last_seen""",
+    "findings": "SELECT * FROM findings ORDER BY tool, rule, path, line",
+    "findings_count": "SELECT tool, state, count(*) AS n FROM findings GROUP BY tool, state ORDER BY tool, state",
+    "journal_add": "INSERT INTO journal (at, kind, task, data) VALUES (:at, :kind, :task, :data)",
+    "journal_after": "SELECT * FROM journal WHERE seq > :seq ORDER BY seq LIMIT :limit",
+    "journal_last": "SELECT * FROM (SELECT * FROM journal ORDER BY seq DESC LIMIT :limit) ORDER BY seq",
+    "journal_of": "SELECT * FROM journal WHERE task = :task ORDER BY seq",
+    "journal_trim": "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal) - :keep",
+    "problem_add": """
+        INSERT INTO problems (file, line, key, message, expected) VALUES (:file, :line, :key, :message, :expected)""",
+    "problems": "SELECT * FROM problems ORDER BY file, line, key",
+    "problems_clear": "DELETE FROM problems",
+    "task_delete": "DELETE FROM tasks WHERE id = :id",
+    "task_get": "SELECT * FROM tasks WHERE id = :id",
+    "task_put": """
+        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, not_before, file, line,
+                           digest, definition, commit_hash, feedback, created_at, updated_at)
+        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :not_before, :file, :line,
+                :digest, :definition, :commit_hash, :feedback, :created_at, :updated_at)
+        ON CONFLICT (id) DO UPDATE SET state = excluded.state, priority = excluded.priority, title = excluded.title,
+            role = excluded.role, reason = excluded.reason, generation = excluded.generation,
+            attempts = excluded.attempts, not_before = excluded.not_before, file = excluded.file,
+            line = excluded.line, digest = excluded.digest, definition = excluded.definition,
+            commit_hash = excluded.commit_hash, feedback = excluded.feedback, updated_at = excluded.updated_at""",
+    "tasks": "SELECT * FROM tasks ORDER BY priority, id",
+    "tasks_by_state": "SELECT * FROM tasks WHERE state = :state ORDER BY priority, id",
+    "tasks_count": "SELECT state, count(*) AS n FROM tasks GROUP BY state",
+}
+"""Every statement of the product, by name. ``:name`` marks a parameter."""
+
+_BUSY_MS = 5_000
+
+
+class Store:
+    """One connection, usable from any thread, one statement or transaction at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open for writing, creating and migrating as needed."""
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        store = cls(connection)
+        store._migrate()
+        return store
+
+    @classmethod
+    def open_reading(cls, path: Path) -> Self:
+        """Open an existing file without the right to change it; raises ``sqlite3.OperationalError`` when there is none."""
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        return cls(connection)
+
+    def query(self, name: str, /, **parameters: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._connection.execute(QUERIES[name], parameters).fetchall()
+
+    def execute(self, name: str, /, **parameters: Any) -> int:
+        """Run one statement in its own transaction (or the one around it) and return the number of rows it changed."""
+        with self._lock:
+            return self._connection.execute(QUERIES[name], parameters).rowcount
+
+    def execute_many(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        with self.transaction(), self._lock:
+            self._connection.executemany(QUERIES[name], rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements inside are kept or none; may be nested (the outermost one decides)."""
+        with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _migrate(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            self._connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
