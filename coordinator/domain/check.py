@@ -10,6 +10,16 @@ import enum
 from dataclasses import dataclass
 
 
+class BrokenBy(enum.StrEnum):
+    """Why a check could not look: ``ENVIRONMENT`` (tool missing, not started, killed from outside), ``TIME`` (over its
+    limit), ``TREE`` (the tool ran, but could make nothing of this tree: nothing collected, crash, endless output).
+    """
+
+    ENVIRONMENT = "environment"
+    TIME = "time"
+    TREE = "tree"
+
+
 class CheckStatus(enum.StrEnum):
     BROKEN = "broken"
     FAILED = "failed"
@@ -21,9 +31,11 @@ class CheckOutcome:
     """``failures`` are stable names of what failed (test ids, finding fingerprints), empty when the tool names none.
 
     ``seen`` are the names of everything that was looked at (test ids), empty when the tool does not tell. ``excerpt``
-    is the last output, at most 4 kB, for the brief of the next attempt.
+    is the last output, at most 4 kB, for the brief of the next attempt. ``broken_by`` is set exactly when the status is
+    ``BROKEN``. A test that was skipped is not in ``seen``.
     """
 
+    broken_by: BrokenBy | None = None
     check: str
     excerpt: str = ""
     failures: frozenset[str] = frozenset()
@@ -44,10 +56,12 @@ class Verdict:
     """The gate's word on one merged tree. ``reason`` is one sentence; ``new_failures`` and ``lost_tests`` are named.
 
     ``notes`` say what a person should know although it passed (already failing on the target, flaky, not available).
-    ``lost_tests`` ran on the target and are missing on the merged tree.
+    ``lost_tests`` ran on the target and do not run on the merged tree. ``broken_task`` names the task whose own
+    ``accept`` command could not run; then the project's checks are not to blame and other tasks may go on.
     """
 
     broken_check: str = ""
+    broken_task: str = ""
     excerpt: str = ""
     kind: VerdictKind
     lost_tests: tuple[str, ...] = ()

@@ -77,11 +77,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanReport:
-    """What one run of one tool over one tree said. ``reason`` explains every status but ``SCANNED``."""
+    """What one run of one tool over one tree said. ``reason`` explains every status but ``SCANNED``.
+
+    ``unread`` are paths the tool could not look into (a syntax error stops every other rule of a file): absence of
+    findings there proves nothing, so nothing in them may be closed.
+    """
 
     findings: tuple[Finding, ...] = ()
     reason: str = ""
     status: ScanStatus
     tool: str
     took_s: float = 0.0
+    unread: tuple[str, ...] = ()
     version: str = ""

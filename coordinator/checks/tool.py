@@ -1,0 +1,124 @@
+"""Finding outside programs and running them on a tree that other people wrote.
+
+Owns one invariant: a program is never taken from inside the tree it is to judge, and never started with more of our
+environment than PATH, HOME, the locale and what the settings let through. What a program's answer
+means is its adapter's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from coordinator.domain.check import BrokenBy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from coordinator.kit.process import Exit, Limits
+
+EXCERPT_BYTES: Final = 4096
+"""How much of a program's last output is kept for people and for the next brief."""
+
+_PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
+_DEADLY_BY_ITSELF: Final = frozenset({4, 6, 7, 8, 11})  # SIGILL SIGABRT SIGBUS SIGFPE SIGSEGV: the program's own crash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRun:
+    """``code`` is the exit code, None when it did not exit by itself; then ``broken_by`` and ``problem`` say why."""
+
+    broken_by: BrokenBy | None = None
+    code: int | None
+    output: str
+    problem: str = ""
+    took_s: float = 0.0
+
+
+def own_folder() -> Path:
+    """Where the programs of our own installation are (``ruff`` is one of our dependencies)."""
+    return Path(sys.executable).absolute().parent
+
+
+def search_path(tree: Path, path: str, *, first: Sequence[Path] = ()) -> str:
+    """``PATH`` for a program that judges ``tree``: ``first``, absolute entries outside the tree, our own folder."""
+    inside = tree.resolve()
+    entries = [str(folder) for folder in first]
+    for entry in path.split(os.pathsep):
+        if Path(entry).is_absolute() and not Path(entry).resolve().is_relative_to(inside):
+            entries.append(entry)
+    entries.append(str(own_folder()))
+    return os.pathsep.join(dict.fromkeys(entries))
+
+
+def find_tool(name: str, *, tree: Path, own: bool = False) -> Path | None:
+    """The program ``name`` on PATH, or with ``own`` the one of our installation before any other."""
+    path = search_path(tree, os.environ.get("PATH", os.defpath), first=(own_folder(),) if own else ())
+    found = shutil.which(name, path=path)
+    return Path(found) if found else None
+
+
+def tool_environment(
+    tree: Path, *, scratch: Path, let_through: Iterable[str] = (), first: Sequence[Path] = ()
+) -> dict[str, str]:
+    """The whole environment of a check. Python code of the tree is found before any installed copy of it.
+
+    An editable install of the user's checkout would otherwise be what a test imports. ``COORDINATOR_ATTEMPT`` is the
+    tag by which processes that outlive the check are found and ended.
+    """
+    names = (*_PASSED_ON, *let_through)
+    env = {name: os.environ[name] for name in names if name in os.environ and not name.startswith("GIT_")}
+    env |= {
+        "COORDINATOR_ATTEMPT": str(scratch),
+        "GIT_TERMINAL_PROMPT": "0",
+        "PATH": search_path(tree, os.environ.get("PATH", os.defpath), first=first),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join((str(tree / "src"), str(tree))),
+    }
+    return env
+
+
+async def run_tool(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: Limits, log: Path) -> ToolRun:
+    """Run ``argv`` with its output in ``log``; never raises for what the program does."""
+    from coordinator.kit.process import run  # keeps psutil off the start path
+
+    exited = await run(argv, cwd=cwd, env=env, limits=limits, output=log)
+    broken_by, problem = _cut_short(exited, limits)
+    code = None if broken_by else exited.code
+    return ToolRun(broken_by=broken_by, code=code, output=read_tail(log), problem=problem, took_s=exited.took_s)
+
+
+def _cut_short(exited: Exit, limits: Limits) -> tuple[BrokenBy | None, str]:
+    if exited.spawn_error:
+        return BrokenBy.ENVIRONMENT, f"could not be started: {exited.spawn_error}"
+    if exited.timed_out:
+        return BrokenBy.TIME, f"was stopped after {limits.timeout_s:g} s"
+    if exited.output_exceeded:
+        return BrokenBy.TREE, f"printed more than {limits.output_bytes} bytes"
+    if exited.signal is not None:
+        by_itself = exited.signal in _DEADLY_BY_ITSELF
+        return (BrokenBy.TREE if by_itself else BrokenBy.ENVIRONMENT), f"was ended by signal {exited.signal}"
+    if exited.code is None:
+        return BrokenBy.ENVIRONMENT, "ended without an exit code"
+    return None, ""
+
+
+def read_tail(path: Path, limit: int = EXCERPT_BYTES) -> str:
+    """The last ``limit`` bytes of a file as text; empty when it is not there."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            return file.read(limit).decode(errors="replace").replace("\0", "�")
+    except OSError:
+        return ""
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, at most 200 characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

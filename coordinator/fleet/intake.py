@@ -1,0 +1,237 @@
+"""From the spool to the ledger: new, edited and removed tasks, their roles and their dependencies.
+
+Owns one invariant: what stands in the spool is what the ledger wants, and a task that cannot run says why. A file that
+cannot be read takes nothing away. It never starts or stops anything; dropping a task at work is left to the steward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from coordinator.domain.task import SETTLED, TaskState
+from coordinator.fleet import cards
+from coordinator.kit import lock, schedule
+from coordinator.policy.dispatch import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from coordinator.domain.card import RoleCard
+    from coordinator.domain.settings import Settings
+    from coordinator.domain.task import Task
+    from coordinator.fleet.ledger import Ledger, LedgerEntry
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.store import Store
+    from coordinator.policy.spool import SpoolState
+    from coordinator.sdk.layout import Layout
+
+_SLICE = 200
+"""Tasks folded between two breaths of the event loop."""
+
+_WANTING = frozenset({TaskState.PENDING, TaskState.BLOCKED})
+_HOLDS = "holds"
+_REMOVED = "its file was removed"
+
+
+class Intake:
+    """``on_news`` is called whenever a turn of the steward is due."""
+
+    def __init__(
+        self, layout: Layout, ledger: Ledger, store: Store, settings: Settings, clock: Clock, on_news: Callable[[], None]
+    ) -> None:
+        self._layout = layout
+        self._ledger = ledger
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._on_news = on_news
+        self._cards = cards.load(layout.repository / settings.paths.agents)
+        self._news: SpoolState | None = None
+        self._folding = False
+        self._dirty = True
+        self.landed: dict[str, str] = {}
+        """Task id → commit of what is on the target; a task that is new to the ledger but stands here is completed."""
+        self.holds: set[str] = set()
+        for row in store.query("fact_get", key=_HOLDS):
+            self.holds.update(json.loads(row["value"]))
+
+    @property
+    def behind(self) -> bool:
+        """Something of the spool is not in the ledger yet."""
+        return self._news is not None or self._folding
+
+    def take(self, state: SpoolState) -> None:
+        """The spool's callback; the newest state replaces one that was not folded yet."""
+        self._news = state
+        self._on_news()
+
+    def dependencies_changed(self) -> None:
+        self._dirty = True
+
+    async def fold(self, drop: Callable[[LedgerEntry, str], None]) -> None:
+        """Bring the ledger up to the newest state of the spool, a slice at a time."""
+        state, self._news = self._news, None
+        if state is None:
+            return
+        self._folding = True
+        try:
+            self._cards = await asyncio.to_thread(cards.load, self._layout.repository / self._settings.paths.agents)
+            tasks = list(state.tasks.values())
+            for start in range(0, len(tasks), _SLICE):
+                with self._ledger.batch():
+                    for task in tasks[start : start + _SLICE]:
+                        self._fold_task(task)
+                await asyncio.sleep(0)
+            self._drop_removed(state, drop)
+            self._keep_problems(state)
+            self._dirty = True
+        except BaseException:
+            self._news = self._news or state
+            raise
+        finally:
+            self._folding = False
+
+    def _fold_task(self, task: Task) -> None:
+        entry = self._ledger.find(task.id)
+        if entry is None:
+            self._ledger.add(task, reason=f"new in {task.file}", not_before=self._first_run(task))
+            self._recognise(task)
+            return
+        if entry.task == task and entry.state is not TaskState.CANCELLED:
+            return
+        edited = entry.task.digest != task.digest
+        self._ledger.note(task.id, task=task)
+        fresh = {"attempts": 0, "not_before": self._first_run(task), "feedback": ""}
+        if entry.state is TaskState.CANCELLED and (edited or entry.reason == _REMOVED):
+            self._ledger.move(task.id, TaskState.PENDING, f"back in {task.file}", **fresh)
+        elif entry.state in (TaskState.FAILED, TaskState.REJECTED) and edited:
+            self._ledger.move(task.id, TaskState.PENDING, f"edited in {task.file}", **fresh)
+
+    def _recognise(self, task: Task) -> None:
+        """A ledger that was lost: the task may have landed, or an agent may be at work on it."""
+        commit = self.landed.get(task.id)
+        if commit is not None and not task.schedule:
+            self._ledger.move(task.id, TaskState.COMPLETED, f"landed earlier as {commit[:10]}", commit=commit)
+            return
+        record = lock.read_record(self._layout.claim_record(task.id))
+        if record is None:
+            return
+        worktree = self._layout.worktree(task.id, record.generation)
+        if lock.is_held(self._layout.claim_lock(task.id)) or worktree.is_dir():
+            reason = f"claimed by {record.agent} before the ledger was lost"
+            self._ledger.move(task.id, TaskState.READY, reason, generation=record.generation)
+            self._ledger.move(task.id, TaskState.CLAIMED, reason)
+
+    def hold_later(self, task_id: str) -> None:
+        """Start no further attempt once the one at work has ended; remembered over restarts."""
+        self.holds.add(task_id)
+        self._ledger.fact(_HOLDS, sorted(self.holds))
+
+    def unhold(self, task_id: str) -> bool:
+        """Forget a ``hold_later``; True when there was one."""
+        if task_id not in self.holds:
+            return False
+        self.holds.discard(task_id)
+        self._ledger.fact(_HOLDS, sorted(self.holds))
+        return True
+
+    def _drop_removed(self, state: SpoolState, drop: Callable[[LedgerEntry, str], None]) -> None:
+        unreadable = {problem.file for problem in state.problems}
+        for entry in self._ledger.entries():
+            if entry.state in SETTLED or entry.task.id in state.tasks or entry.task.file in unreadable:
+                continue
+            drop(entry, _REMOVED)
+
+    def _keep_problems(self, state: SpoolState) -> None:
+        with self._ledger.batch():
+            self._store.execute("problems_clear")
+            for problem in state.problems:
+                self._store.execute(
+                    "problem_add",
+                    file=problem.file,
+                    line=problem.line,
+                    key=problem.key,
+                    message=problem.message,
+                    expected=problem.expected,
+                )
+
+    def _first_run(self, task: Task) -> float:
+        if not task.schedule:
+            return 0.0
+        return schedule.next_fire(task.schedule, self._clock.now()).timestamp()
+
+    def next_run(self, task: Task) -> float:
+        """Epoch seconds of a scheduled task's next run."""
+        return self._first_run(task)
+
+    # -- what a task needs -----------------------------------------------------------------------------------------
+
+    def recheck_dependencies(self) -> None:
+        """Block what cannot run, with the cause; unblock what can."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        with self._ledger.batch():
+            for entry in self._ledger.in_state(*_WANTING):
+                cause = self._obstacle(entry.task)
+                if cause and entry.state is TaskState.PENDING:
+                    self._ledger.move(entry.task.id, TaskState.BLOCKED, cause)
+                elif cause:
+                    self._ledger.note(entry.task.id, reason=cause)
+                elif entry.state is TaskState.BLOCKED:
+                    self._ledger.move(entry.task.id, TaskState.PENDING, "nothing blocks it any more")
+
+    def _obstacle(self, task: Task) -> str:
+        for needed in task.depends_on:
+            other = self._ledger.find(needed)
+            if other is None:
+                return f"depends on {needed}, which is not in the spool"
+            if other.state is not TaskState.COMPLETED:
+                return f"depends on {needed}, which is {other.state}"
+        role = self.role_of(task)
+        card = self._cards.cards.get(role)
+        if card is None:
+            known = ", ".join(sorted(self._cards.cards)) or "none"
+            return f"no agents of role {role!r}: write {self._settings.paths.agents}/{role}.toml (known: {known})"
+        if not card.command and not card.external:
+            return f"role {role!r} has no command: set it in {self._settings.paths.agents}/{role}.toml"
+        return ""
+
+    def role_of(self, task: Task) -> str:
+        return task.role or self._settings.fleet.default_role
+
+    def card_of(self, task: Task) -> RoleCard:
+        """The card of a task that is not blocked."""
+        return self._cards.cards[self.role_of(task)]
+
+    def external(self, entry: LedgerEntry) -> bool:
+        """Whether only agents from outside can take it."""
+        card = self._cards.cards.get(self.role_of(entry.task))
+        return card is not None and card.external
+
+    def own_roles(self) -> tuple[str, ...]:
+        """Roles that our own agent processes can run."""
+        return tuple(sorted(role for role, card in self._cards.cards.items() if card.command))
+
+    def role_slots(self) -> Mapping[str, int]:
+        return {role: card.concurrency for role, card in self._cards.cards.items() if card.concurrency}
+
+    def timeout_s(self, task: Task) -> float:
+        card = self._cards.cards.get(self.role_of(task))
+        return task.timeout_s or (card.timeout_s if card is not None else 600.0)
+
+    def waiting(self, entry: LedgerEntry) -> Waiting:
+        """A task as ``policy.dispatch`` wants to see it."""
+        card = self._cards.cards.get(self.role_of(entry.task))
+        paths = entry.task.paths or (card.paths if card is not None else ())
+        return Waiting(id=entry.task.id, role=self.role_of(entry.task), paths=paths, not_before=entry.not_before)
+
+    def next_generation(self, entry: LedgerEntry) -> int:
+        """One more than any generation that was ever claimed, even when the ledger was lost."""
+        record = lock.read_record(self._layout.claim_record(entry.task.id))
+        return max(entry.generation, record.generation if record is not None else 0) + 1
+
+    def problems_of_cards(self) -> tuple[str, ...]:
+        return tuple(str(problem) for problem in self._cards.problems)

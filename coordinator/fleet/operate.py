@@ -1,0 +1,48 @@
+"""What an operator may do to a task while no daemon runs, on the ledger alone.
+
+Owns one invariant: it is only used while the daemon's lock is held by the caller, and a task that an agent still works
+on is left alone. With a daemon, ``fleet.steward`` has the same four verbs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.domain.errors import ClaimHeld
+from coordinator.domain.task import ACTIVE, TaskState
+from coordinator.kit import lock
+
+if TYPE_CHECKING:
+    from coordinator.fleet.ledger import Ledger, LedgerEntry
+    from coordinator.sdk.layout import Layout
+
+
+class Operator:
+    """The steward's verbs without a steward."""
+
+    def __init__(self, layout: Layout, ledger: Ledger) -> None:
+        self._layout = layout
+        self._ledger = ledger
+
+    async def cancel(self, task_id: str, reason: str) -> None:
+        self._ledger.move(self._free(task_id).task.id, TaskState.CANCELLED, reason)
+
+    async def hold(self, task_id: str, reason: str) -> None:
+        self._ledger.move(self._free(task_id).task.id, TaskState.HELD, reason)
+
+    async def release(self, task_id: str) -> None:
+        self._ledger.move(task_id, TaskState.PENDING, "released by the operator", attempts=0, not_before=0.0)
+
+    async def retry(self, task_id: str) -> None:
+        self._ledger.move(task_id, TaskState.PENDING, "retried by the operator", attempts=0, not_before=0.0)
+
+    def _free(self, task_id: str) -> LedgerEntry:
+        entry = self._ledger.get(task_id)
+        if entry.state in ACTIVE:
+            record = lock.read_record(self._layout.claim_record(task_id))
+            if lock.is_held(self._layout.claim_lock(task_id)):
+                holder = record.holder if record is not None else "an unknown process"
+                raise ClaimHeld(f"{holder} is at work on {task_id}; start the daemon to stop it")
+            if entry.state is not TaskState.READY:
+                raise ClaimHeld(f"{task_id} is {entry.state}; start the daemon, which judges what was left")
+        return entry

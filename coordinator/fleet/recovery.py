@@ -1,0 +1,93 @@
+"""What a daemon that starts makes of what it finds: files, locks and git, before anything is dispatched.
+
+Owns one invariant: a task that has landed is completed, one whose claim is held goes on, one that was judged is judged
+again, and one that was offered but not taken is offered anew; in whatever order the last daemon died, even without its
+ledger. Agents that still live are the pool's to adopt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.domain.candidate import Candidate
+from coordinator.domain.task import OWNED, TaskState
+from coordinator.fleet import sighting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordinator.fleet.intake import Intake
+    from coordinator.fleet.ledger import Ledger, LedgerEntry
+    from coordinator.fleet.ready import ReadyBoard
+    from coordinator.kit.git import Git
+    from coordinator.sdk.layout import Layout
+
+_UNJUDGED = (TaskState.VALIDATING, TaskState.LANDING)
+
+
+class Recovery:
+    """Used once per start, in the order ``remember_landed``, (first fold of the spool), ``settle_offers``, ``resume``."""
+
+    def __init__(
+        self, *, board: ReadyBoard, git: Git, intake: Intake, layout: Layout, ledger: Ledger, target: str
+    ) -> None:
+        self._board = board
+        self._git = git
+        self._intake = intake
+        self._layout = layout
+        self._ledger = ledger
+        self._target = target
+
+    async def remember_landed(self) -> None:
+        """Read the trailers of the target branch; complete what landed while nobody wrote it down."""
+        landed = await self._git.landed(self._target)
+        self._intake.landed.update(landed)
+        with self._ledger.batch():
+            for task_id, commit in landed.items():
+                entry = self._ledger.find(task_id)
+                if entry is not None and entry.commit != commit and not entry.task.schedule:
+                    self._complete(entry, commit)
+
+    def _complete(self, entry: LedgerEntry, commit: str) -> None:
+        reason = f"found on {self._target} as {commit[:10]}"
+        if entry.state in (TaskState.COMPLETED, TaskState.READY, *OWNED):
+            return  # a newer attempt is under way: it was retried on purpose
+        if entry.state is TaskState.VALIDATING:
+            self._ledger.move(entry.task.id, TaskState.LANDING, reason)
+        elif entry.state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.REJECTED):
+            self._ledger.move(entry.task.id, TaskState.PENDING, reason)
+        self._ledger.move(entry.task.id, TaskState.COMPLETED, reason, commit=commit)
+
+    def settle_offers(self) -> None:
+        """Take back every ready entry that nobody took; those that were claimed are seen in the next turn."""
+        for task_id in self._board.load():
+            entry = self._ledger.find(task_id)
+            if entry is None or entry.state is not TaskState.READY:
+                self._board.withdraw(task_id)
+        for entry in self._ledger.in_state(TaskState.READY):
+            record = sighting.look(self._layout, entry.task.id, entry.generation).record
+            if record is not None and record.generation == entry.generation:
+                continue
+            if self._board.withdraw(entry.task.id):
+                reason = "was ready when the daemon stopped"
+                self._ledger.move(entry.task.id, TaskState.PENDING, reason, generation=entry.generation - 1)
+
+    async def resume(self, submit: Callable[[Candidate], None]) -> int:
+        """Hand what was waiting for the gate to it again; returns how many."""
+        count = 0
+        for entry in self._ledger.in_state(*_UNJUDGED):
+            row = self._ledger.attempt(entry.task.id, entry.generation)
+            commit = await self._git.resolve(row.rescue) if row is not None and row.rescue else None
+            if row is None or commit is None:
+                reason = "its snapshot is gone; it is tried again"
+                self._ledger.move(entry.task.id, TaskState.PENDING, reason)
+                continue
+            if entry.state is TaskState.LANDING:
+                self._ledger.move(entry.task.id, TaskState.VALIDATING, "the daemon stopped while it landed; judged again")
+            submit(
+                Candidate(
+                    task=entry.task, generation=entry.generation, base=row.base, commit=commit, agent=row.agent
+                )
+            )
+            count += 1
+        return count

@@ -1,0 +1,441 @@
+"""The steward: carries tasks from the spool to the target branch. The only one who moves a task from state to state.
+
+Owns one invariant: whatever it does next follows from files, locks, git and the ledger, so that it may be killed at any
+line. It decides nothing itself: ``policy`` does; it touches nothing itself: ``kit`` and its neighbours in the room do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from coordinator.domain.attempt import Ending
+from coordinator.domain.event import AttemptEnded, Noticed, TaskLanded
+from coordinator.domain.task import ACTIVE, OWNED, TaskState
+from coordinator.fleet import sighting
+from coordinator.fleet.admission import Admission
+from coordinator.fleet.ready import Dispatch
+from coordinator.kit import files
+from coordinator.policy import dispatch, retry
+
+if TYPE_CHECKING:
+    from coordinator.domain.attempt import ClaimRecord
+    from coordinator.domain.candidate import Candidate, Settlement
+    from coordinator.domain.settings import Settings
+    from coordinator.fleet.collector import Collector
+    from coordinator.fleet.intake import Intake
+    from coordinator.fleet.lander import Lander
+    from coordinator.fleet.ledger import Ledger, LedgerEntry
+    from coordinator.fleet.pool import AgentPool
+    from coordinator.fleet.ready import ReadyBoard
+    from coordinator.kit.bus import Bus
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.git import Git
+    from coordinator.sdk.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_TURN_S = 0.5
+"""Longest pause between two looks while anything is at work: locks of dead agents make no noise."""
+_IDLE_TURN_S = 30.0
+_OVERDUE_S = 30.0
+"""Extra time an agent's own time-out gets before the steward enforces it from outside."""
+
+
+class Steward:
+    """A service; everything it needs is given to it."""
+
+    name = "steward"
+
+    def __init__(
+        self,
+        *,
+        board: ReadyBoard,
+        bus: Bus,
+        clock: Clock,
+        collector: Collector,
+        git: Git,
+        intake: Intake,
+        lander: Lander,
+        layout: Layout,
+        ledger: Ledger,
+        pool: AgentPool,
+        settings: Settings,
+    ) -> None:
+        self._board = board
+        self._bus = bus
+        self._clock = clock
+        self._collector = collector
+        self._git = git
+        self._intake = intake
+        self._lander = lander
+        self._layout = layout
+        self._ledger = ledger
+        self._pool = pool
+        self._settings = settings
+        self._admission = Admission(layout.state, settings.fleet)
+        self._collecting: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
+        self._stopping: dict[str, tuple[Ending, str]] = {}
+        self._watched: dict[str, tuple[int, float, float]] = {}
+        self._wake = asyncio.Event()
+        self._wake_at: float | None = None
+        self._refusal = ""
+
+    # -- the service ---------------------------------------------------------------------------------------------
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Turn until told to stop; a turn is safe to repeat and safe to be cut off."""
+        watcher = asyncio.create_task(self._watch_claims(stopping))
+        stopper = asyncio.create_task(self._wake_on(stopping))
+        try:
+            while not stopping.is_set():
+                self._wake.clear()
+                await self._turn()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._pause_s())
+        finally:
+            for task in (watcher, stopper, *self._collecting.values()):
+                task.cancel()
+            await asyncio.gather(watcher, stopper, *self._collecting.values(), return_exceptions=True)
+            self._collecting.clear()
+
+    def wake(self) -> None:
+        """Something changed; take a turn soon."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Start nothing new; what is at work goes on."""
+        self._draining = True
+        for entry in self._ledger.in_state(TaskState.READY):
+            self._withdraw(entry, "draining: nothing new is started")
+        self.wake()
+
+    def at_work(self) -> int:
+        """How many tasks are between claim and landing."""
+        return self._ledger.count(*(ACTIVE - {TaskState.READY})) + len(self._collecting)
+
+    def idle(self) -> bool:
+        """Nothing is at work and nothing could be without a person, a new file or an agent from outside."""
+        if self.at_work() or self._intake.behind:
+            return False
+        if any(not self._intake.external(entry) for entry in self._ledger.in_state(TaskState.READY)):
+            return False
+        now = self._clock.now().timestamp()
+        pending = self._ledger.in_state(TaskState.PENDING)
+        return all(entry.task.schedule and entry.not_before > now for entry in pending)
+
+    async def _turn(self) -> None:
+        await self._intake.fold(self._drop)
+        self._see_claims()
+        self._intake.recheck_dependencies()
+        await self._dispatch()
+        self._pool.want(self._hands_wanted())
+
+    def _pause_s(self) -> float:
+        if self._ledger.count(*OWNED, TaskState.READY) or self._intake.behind:
+            return _TURN_S
+        if self._wake_at is None:
+            return _IDLE_TURN_S
+        return min(max(self._wake_at - self._clock.now().timestamp(), 0.01), _IDLE_TURN_S)
+
+    async def _wake_on(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self.wake()
+
+    async def _watch_claims(self, stopping: asyncio.Event) -> None:
+        self._layout.claims.mkdir(parents=True, exist_ok=True)
+        async for _ in files.watch([self._layout.claims], stopping):
+            self.wake()
+
+    # -- claims --------------------------------------------------------------------------------------------------
+
+    def _see_claims(self) -> None:
+        for entry in self._ledger.in_state(TaskState.READY):
+            record = sighting.look(self._layout, entry.task.id, entry.generation).record
+            if record is not None and record.generation == entry.generation:
+                self._board.clear(entry.task.id)
+                self._note_claim(entry, record)
+        for entry in self._ledger.in_state(*OWNED):
+            if entry.task.id not in self._collecting:
+                self._see_attempt(entry)
+
+    def _note_claim(self, entry: LedgerEntry, record: ClaimRecord) -> None:
+        self._ledger.record(
+            entry.task.id,
+            entry.generation,
+            role=self._intake.role_of(entry.task),
+            agent=record.agent,
+            pid=record.pid,
+            host=record.host,
+            claimed_at=self._clock.now().isoformat(),
+        )
+        self._ledger.move(entry.task.id, TaskState.CLAIMED, f"claimed by {record.agent} (pid {record.pid})")
+
+    def _see_attempt(self, entry: LedgerEntry) -> None:
+        task_id = entry.task.id
+        seen = sighting.look(self._layout, task_id, entry.generation)
+        if not seen.held:
+            self._watched.pop(task_id, None)
+            self._collecting[task_id] = asyncio.create_task(self._collect(entry, seen.record))
+            return
+        if entry.state is TaskState.CLAIMED and seen.doing == "running":
+            holder = seen.record.agent if seen.record else "an agent"
+            self._ledger.move(task_id, TaskState.RUNNING, f"{holder} is at work on it")
+        self._judge_silence(entry, seen)
+
+    def _judge_silence(self, entry: LedgerEntry, seen: sighting.Sighting) -> None:
+        now = self._clock.monotonic()
+        beat, since, first = self._watched.get(entry.task.id, (-1, now, now))
+        if beat != seen.beat:
+            since = now
+        self._watched[entry.task.id] = (seen.beat, since, first)
+        fleet = self._settings.fleet
+        if entry.task.id in self._stopping or seen.record is None:
+            return
+        limit = self._intake.timeout_s(entry.task) + fleet.grace_s + _OVERDUE_S
+        if now - since > fleet.silence_s:
+            self._stop(entry, seen.record, Ending.CRASHED, f"no heartbeat for {fleet.silence_s:.0f} s, stopped")
+        elif now - first > limit:
+            self._stop(entry, seen.record, Ending.OVER_TIME, f"still running {_OVERDUE_S:.0f} s after its time-out, stopped")
+
+    def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str) -> None:
+        """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
+        self._stopping[entry.task.id] = (ending, reason)
+        _log.warning("stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason})
+        task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s))
+        task.add_done_callback(lambda _: self.wake())
+
+    # -- what an attempt left ------------------------------------------------------------------------------------
+
+    async def _collect(self, entry: LedgerEntry, record: ClaimRecord | None) -> None:
+        task_id, generation = entry.task.id, entry.generation
+        try:
+            agent = record.agent if record is not None else ""
+            gathered = await self._collector.gather(entry, agent)
+            current = self._ledger.get(task_id)
+            if current.generation != generation or current.state not in OWNED:
+                return
+            ending, reason = self._stopping.pop(task_id, (gathered.ending, gathered.reason))
+            if ending is None and gathered.candidate is not None:
+                self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
+                self._lander.submit(gathered.candidate)
+            else:
+                self._end(current, ending or Ending.CRASHED, reason, gathered.feedback, gathered.duration_s)
+        finally:
+            self._collecting.pop(task_id, None)
+            self.wake()
+
+    def resubmit(self, candidate: Candidate) -> None:
+        """After a restart: an attempt that was collected before waits for the gate again."""
+        self._lander.submit(candidate)
+
+    # -- what the lander says ------------------------------------------------------------------------------------
+
+    def still_current(self, candidate: Candidate) -> bool:
+        """The generation fence of landing: only the newest attempt of a task that still waits may land."""
+        entry = self._ledger.find(candidate.task.id)
+        if entry is None or entry.generation != candidate.generation:
+            return False
+        return entry.state in (TaskState.VALIDATING, TaskState.LANDING)
+
+    def on_stage(self, candidate: Candidate, state: TaskState) -> None:
+        entry = self._ledger.get(candidate.task.id)
+        if self.still_current(candidate) and entry.state is not state:
+            reason = "passed the gate, landing" if state is TaskState.LANDING else "waits for the gate"
+            self._ledger.move(candidate.task.id, state, reason)
+
+    def on_settled(self, settlement: Settlement) -> None:
+        candidate = settlement.candidate
+        entry = self._ledger.find(candidate.task.id)
+        if entry is None or (settlement.ending is not Ending.LANDED and not self.still_current(candidate)):
+            return
+        if settlement.ending is Ending.LANDED:
+            self._landed(entry, settlement)
+        else:
+            self._end(entry, settlement.ending, settlement.reason, settlement.feedback)
+        self.wake()
+
+    def _landed(self, entry: LedgerEntry, settlement: Settlement) -> None:
+        task_id = entry.task.id
+        reason = f"landed as {settlement.commit[:10]}"
+        with self._ledger.batch():
+            if entry.state is TaskState.VALIDATING:
+                self._ledger.move(task_id, TaskState.LANDING, "passed the gate, landing")
+            elif entry.state is not TaskState.LANDING:  # it was on the target before a cancel reached the lander
+                self._ledger.move(task_id, TaskState.PENDING, "had landed already")
+            self._ledger.move(task_id, TaskState.COMPLETED, reason, commit=settlement.commit, feedback="")
+            self._close_attempt(entry, Ending.LANDED, reason, 0.0)
+            self._bus.publish(
+                TaskLanded(
+                    task=task_id,
+                    generation=entry.generation,
+                    commit=settlement.commit,
+                    files=settlement.files,
+                    target=self._settings.land.target,
+                    title=entry.task.headline,
+                )
+            )
+            self._rearm(entry)
+        self._intake.dependencies_changed()
+
+    def _rearm(self, entry: LedgerEntry) -> None:
+        """A task with a schedule is pending again until its next run."""
+        if entry.task.schedule:
+            due = self._intake.next_run(entry.task)
+            reason = "waits for its next scheduled run"
+            self._ledger.move(entry.task.id, TaskState.PENDING, reason, not_before=due, attempts=0, feedback="")
+
+    def _end(
+        self, entry: LedgerEntry, ending: Ending, reason: str, feedback: str = "", duration_s: float | None = None
+    ) -> None:
+        """An attempt that did not land: again later, or the end of the task."""
+        decision = retry.decide(
+            ending,
+            attempts=entry.attempts,
+            generation=entry.generation,
+            max_attempts=entry.task.max_attempts or self._settings.fleet.max_attempts,
+            backoff_s=self._settings.fleet.backoff_s,
+            chance=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        text = f"{ending.replace('_', ' ')}: {reason}"
+        with self._ledger.batch():
+            self._close_attempt(entry, ending, reason, duration_s)
+            changes = {"attempts": decision.attempts, "feedback": feedback or text}
+            if ending is Ending.CANCELLED:
+                self._ledger.move(entry.task.id, TaskState.CANCELLED, reason, **changes)
+            elif self._intake.unhold(entry.task.id):
+                self._ledger.move(entry.task.id, TaskState.HELD, f"held by the operator after {text}", **changes)
+            elif decision.again:
+                due = self._clock.now().timestamp() + decision.after_s
+                self._ledger.move(entry.task.id, TaskState.PENDING, f"{text}; {decision.why}", not_before=due, **changes)
+            else:
+                self._ledger.move(entry.task.id, TaskState.FAILED, f"{text} ({decision.why})", **changes)
+                self._rearm(entry)
+        self._intake.dependencies_changed()
+
+    def _close_attempt(self, entry: LedgerEntry, ending: Ending, reason: str, duration_s: float | None) -> None:
+        changes = {"ended_at": self._clock.now().isoformat(), "ending": ending, "reason": reason}
+        row = self._ledger.record(entry.task.id, entry.generation, **changes)
+        self._bus.publish(
+            AttemptEnded(
+                task=entry.task.id,
+                generation=entry.generation,
+                ending=ending,
+                reason=reason,
+                agent=row.agent,
+                duration_s=duration_s or row.duration_s,
+            )
+        )
+
+    # -- dispatch ------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        fleet = self._settings.fleet
+        room = max(fleet.agents * 2, 4) - self._ledger.count(TaskState.READY)
+        if self._draining or (room <= 0 and not self._refusal):
+            return
+        choice = dispatch.choose(
+            (self._intake.waiting(entry) for entry in self._ledger.in_state(TaskState.PENDING)),
+            [self._intake.waiting(entry) for entry in self._ledger.in_state(*ACTIVE)],
+            now=self._clock.now().timestamp(),
+            refusal=self._refuse(),
+            role_slots=self._intake.role_slots(),
+            room=room,
+        )
+        self._wake_at = choice.wake_at
+        for task_id, cause in choice.causes[:100]:
+            self._ledger.note(task_id, reason=cause)
+        if choice.ready:
+            await self._publish(choice.ready)
+
+    async def _publish(self, task_ids: tuple[str, ...]) -> None:
+        base = await self._git.resolve(self._settings.land.target)
+        if base is None:
+            self._bus.publish(Noticed(subject="target", message=f"branch {self._settings.land.target} is gone"))
+            return
+        dispatches = []
+        for task_id in task_ids:
+            entry = self._ledger.get(task_id)
+            generation = self._intake.next_generation(entry)
+            self._ledger.move(task_id, TaskState.READY, "waits for an agent to claim it", generation=generation)
+            self._ledger.record(task_id, generation, base=base, role=self._intake.role_of(entry.task))
+            card = self._intake.card_of(entry.task)
+            dispatches.append(
+                Dispatch(task=entry.task, card=card, generation=generation, base=base, feedback=entry.feedback)
+            )
+        await self._board.publish(dispatches)
+
+    def _refuse(self) -> str:
+        """Why nothing may be started now; said once when it begins and once when it ends."""
+        broken = self._lander.broken()
+        refusal = f"the gate is broken: {broken}" if broken else self._admission.refusal()
+        if refusal != self._refusal:
+            self._bus.publish(Noticed(subject="dispatch", message=refusal or "dispatch goes on"))
+            self._ledger.fact("refusal", refusal)
+        self._refusal = refusal
+        return refusal
+
+    def _hands_wanted(self) -> int:
+        """Agent processes of ours that have something to do."""
+        entries = self._ledger.in_state(TaskState.READY, *OWNED)
+        return min(sum(not self._intake.external(entry) for entry in entries), self._settings.fleet.agents)
+
+    # -- what people want ----------------------------------------------------------------------------------------
+
+    def _withdraw(self, entry: LedgerEntry, reason: str) -> bool:
+        if not self._board.withdraw(entry.task.id):
+            return False
+        self._ledger.move(entry.task.id, TaskState.PENDING, reason, generation=entry.generation - 1)
+        return True
+
+    def _drop(self, entry: LedgerEntry, reason: str) -> None:
+        """Cancel a task in whatever state it is."""
+        task_id = entry.task.id
+        if entry.state is TaskState.READY and self._withdraw(entry, reason):
+            entry = self._ledger.get(task_id)
+        if entry.state in OWNED or entry.state is TaskState.READY:
+            record = sighting.look(self._layout, task_id, entry.generation).record
+            if record is not None and record.generation == entry.generation:
+                if entry.state is TaskState.READY:
+                    self._board.clear(task_id)
+                    self._note_claim(entry, record)
+                self._stop(self._ledger.get(task_id), record, Ending.CANCELLED, reason)
+            return
+        if entry.state in (TaskState.VALIDATING, TaskState.LANDING):
+            self._lander.withdraw(task_id)
+            self._end(entry, Ending.CANCELLED, reason)
+            return
+        self._ledger.move(task_id, TaskState.CANCELLED, reason)
+        self._intake.dependencies_changed()
+
+    async def cancel(self, task_id: str, reason: str) -> None:
+        """Stop it if it runs, and never start it again unless a person retries it."""
+        self._drop(self._ledger.get(task_id), reason)
+        self.wake()
+
+    async def hold(self, task_id: str, reason: str) -> None:
+        """Start no further attempt. One that is at work goes on and may land."""
+        entry = self._ledger.get(task_id)
+        if entry.state is TaskState.READY and self._withdraw(entry, reason):
+            entry = self._ledger.get(task_id)
+        if entry.state in ACTIVE:
+            self._intake.hold_later(task_id)
+        else:
+            self._ledger.move(task_id, TaskState.HELD, reason)
+
+    async def release(self, task_id: str) -> None:
+        """Undo a hold."""
+        self._intake.unhold(task_id)
+        if self._ledger.get(task_id).state not in ACTIVE:
+            self._ledger.move(task_id, TaskState.PENDING, "released by the operator", attempts=0, not_before=0.0)
+        self.wake()
+
+    async def retry(self, task_id: str) -> None:
+        """Run a settled task again from the start, with all its attempts."""
+        self._ledger.move(task_id, TaskState.PENDING, "retried by the operator", attempts=0, not_before=0.0)
+        self._intake.dependencies_changed()
+        self.wake()

@@ -1,0 +1,181 @@
+"""The gate's word, computed from what each check said about the target and about the merged tree.
+
+Owns one invariant: it is *passed* only when every check looked at both trees and none names anything new; what
+could not be looked at is *broken*, unless the target's own run shows that the change broke it. Runs nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Verdict, VerdictKind
+from coordinator.policy.change import name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+ENDLESS_FACTOR: Final = 2.0
+"""A check that is over its time limit is the change's doing when the target needs less than the limit divided by this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One check on both trees. ``flaky`` are names that failed on the merged tree once and not again."""
+
+    baseline: CheckOutcome
+    flaky: frozenset[str] = frozenset()
+    limit_s: float = 0.0
+    merged: CheckOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """One ``accept`` command of one task on the merged tree."""
+
+    command: str
+    outcome: CheckOutcome
+    task: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Opinion:
+    excerpt: str = ""
+    failures: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def fail(self, reason: str, outcome: CheckOutcome) -> None:
+        self.reasons.append(reason)
+        self.excerpt = self.excerpt or outcome.excerpt
+
+
+def judge(
+    pairs: Sequence[Pair],
+    accepts: Sequence[Accepted] = (),
+    *,
+    renamed: Mapping[str, str] | None = None,
+    notes: Iterable[str] = (),
+    took_s: float = 0.0,
+) -> Verdict:
+    """Fold all outcomes into one verdict. ``renamed`` maps old to new paths, so that a moved test is not a lost one."""
+    notes = tuple(notes)
+    broken = _first_broken(pairs, accepts)
+    if broken:
+        check, task, outcome = broken
+        return Verdict(
+            kind=VerdictKind.BROKEN,
+            broken_check=check,
+            broken_task=task,
+            reason=f"{check} could not run: {outcome.reason or 'no reason given'}",
+            excerpt=outcome.excerpt,
+            notes=notes,
+            took_s=took_s,
+        )
+    opinion = _Opinion(notes=list(notes))
+    for accepted in accepts:
+        if accepted.outcome.status is not CheckStatus.PASSED:
+            opinion.failures.append(accepted.command)
+            why = f": {accepted.outcome.reason}" if accepted.outcome.reason else ""
+            opinion.fail(f"accept command of {accepted.task} failed ({accepted.command}){why}", accepted.outcome)
+    for pair in pairs:
+        _weigh(pair, renamed or {}, opinion)
+    return Verdict(
+        kind=VerdictKind.FAILED if opinion.reasons else VerdictKind.PASSED,
+        excerpt=opinion.excerpt,
+        lost_tests=tuple(sorted(opinion.lost)),
+        new_failures=tuple(sorted(opinion.failures)),
+        notes=tuple(opinion.notes),
+        reason="; ".join(opinion.reasons) or _praise(len(pairs), len(accepts)),
+        took_s=took_s,
+    )
+
+
+def _praise(checks: int, accepts: int) -> str:
+    if checks + accepts == 0:
+        return "nothing to check: the project has no check that can run here and the task names none"
+    return f"{checks} check{'s' * (checks != 1)} and {accepts} accept command{'s' * (accepts != 1)} passed"
+
+
+def _first_broken(pairs: Iterable[Pair], accepts: Iterable[Accepted]) -> tuple[str, str, CheckOutcome] | None:
+    """What stops the line: a project's check before a task's own command, because it concerns everybody."""
+    for pair in pairs:
+        if pair.baseline.status is CheckStatus.BROKEN:
+            return pair.baseline.check, "", pair.baseline
+        if pair.merged.status is CheckStatus.BROKEN and not blames_change(pair):
+            return pair.merged.check, "", pair.merged
+    for accepted in accepts:
+        if accepted.outcome.status is CheckStatus.BROKEN:
+            return f"accept command of {accepted.task} ({accepted.command})", accepted.task, accepted.outcome
+    return None
+
+
+def blames_change(pair: Pair) -> bool:
+    """Whether a check that is broken on the merged tree is so because of the change.
+
+    The target's run is the witness: the tool could look at that tree, so what it cannot look at any more is the change's
+    doing; running out of time counts only when the target is far from the limit.
+    """
+    if pair.merged.broken_by is BrokenBy.TREE:
+        return True
+    return pair.merged.broken_by is BrokenBy.TIME and pair.baseline.took_s * ENDLESS_FACTOR < pair.limit_s
+
+
+def new_failures(pair: Pair, renamed: Mapping[str, str] | None = None) -> frozenset[str]:
+    """What fails on the merged tree and not on the target, flaky ones excepted; a nameless failure is the check."""
+    merged = pair.merged
+    if merged.status is not CheckStatus.FAILED:
+        return frozenset()
+    if not merged.failures:
+        nameless = pair.baseline.status is CheckStatus.PASSED and merged.check not in pair.flaky
+        return frozenset({merged.check}) if nameless else frozenset()
+    return merged.failures - moved(pair.baseline.failures, renamed or {}) - pair.flaky
+
+
+def lost_tests(pair: Pair, renamed: Mapping[str, str] | None = None) -> frozenset[str]:
+    """Tests that ran on the target and do not run on the merged tree.
+
+    Parameters of a test come and go with its data, so tests are compared without their ``[...]``.
+    """
+    if pair.merged.status is CheckStatus.BROKEN or not pair.baseline.seen:
+        return frozenset()
+    before = {name.partition("[")[0] for name in moved(pair.baseline.seen, renamed or {})}
+    return frozenset(before - {name.partition("[")[0] for name in pair.merged.seen})
+
+
+def moved(names: Iterable[str], renamed: Mapping[str, str]) -> frozenset[str]:
+    """Names that begin with a renamed file's old path, as they are called now."""
+    if not renamed:
+        return frozenset(names)
+    result = set()
+    for name in names:
+        path, colon, rest = name.partition(":")
+        result.add(f"{renamed.get(path, path)}{colon}{rest}")
+    return frozenset(result)
+
+
+def _weigh(pair: Pair, renamed: Mapping[str, str], opinion: _Opinion) -> None:
+    merged, check = pair.merged, pair.merged.check
+    if merged.status is CheckStatus.BROKEN:
+        opinion.failures.append(check)
+        opinion.fail(f"{check} runs on the target but not with this change: {merged.reason}", merged)
+        return
+    fresh = sorted(new_failures(pair, renamed))
+    lost = sorted(lost_tests(pair, renamed) - set(fresh))
+    if fresh:
+        opinion.failures += fresh
+        opinion.fail(f"{len(fresh)} new failure{'s' * (len(fresh) != 1)} in {check}: {name_some(fresh, 3)}", merged)
+    if lost:
+        opinion.lost += lost
+        plural = "s" * (len(lost) != 1)
+        opinion.fail(
+            f"{len(lost)} test{plural} of {check} no longer run{'s' * (not plural)}: {name_some(lost, 3)}", merged
+        )
+    if pair.flaky:
+        opinion.notes.append(f"flaky in {check} (failed once, then not): {name_some(sorted(pair.flaky), 3)}")
+    known = merged.failures & moved(pair.baseline.failures, renamed)
+    if known:
+        opinion.notes.append(f"{check}: {len(known)} known failure{'s' * (len(known) != 1)} on the target as well")
+    elif merged.status is CheckStatus.FAILED and not merged.failures and not fresh and not pair.flaky:
+        opinion.notes.append(f"{check} fails on the target as well and does not say where: it proves nothing")

@@ -1,0 +1,77 @@
+"""Which tasks become ready: order, slots, overlap, refusal, pauses."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.policy.dispatch import Waiting, choose
+from coordinator.policy.overlap import overlap
+
+_PATHS = st.sampled_from(["a.py", "b.py", "src/**", "src/x.py", "src/y/*.py", "docs/**", "**/*.md"])
+_TASKS = st.lists(
+    st.builds(
+        Waiting,
+        id=st.uuids().map(str),
+        role=st.sampled_from(["autofix", "command"]),
+        paths=st.lists(_PATHS, max_size=3).map(tuple),
+        not_before=st.sampled_from([0.0, 5.0, 50.0]),
+    ),
+    max_size=12,
+    unique_by=lambda task: task.id,
+)
+
+
+def _task(name: str, *paths: str, role: str = "autofix", not_before: float = 0.0) -> Waiting:
+    return Waiting(id=name, role=role, paths=paths, not_before=not_before)
+
+
+@given(waiting=_TASKS, active=_TASKS, room=st.integers(0, 6), slots=st.integers(0, 4))
+def test_never_over_room_slots_or_paths(waiting: list[Waiting], active: list[Waiting], room: int, slots: int) -> None:
+    choice = choose(waiting, active, now=10.0, refusal="", role_slots={"autofix": slots}, room=room)
+    by_id = {task.id: task for task in waiting}
+    chosen = [by_id[task_id] for task_id in choice.ready]
+    assert len(chosen) <= room
+    assert all(task.not_before <= 10.0 for task in chosen)
+    new = [task for task in chosen if task.role == "autofix"]
+    already = [task for task in active if task.role == "autofix"]
+    assert not new or len(new) + len(already) <= slots
+    for index, task in enumerate(chosen):
+        assert not any(overlap(task.paths, other.paths) for other in [*active, *chosen[:index]])
+    assert [task.id for task in chosen] == [task.id for task in waiting if task.id in set(choice.ready)]
+
+
+@given(waiting=_TASKS, active=_TASKS)
+def test_with_room_for_all_each_task_is_ready_or_has_a_cause_or_a_pause(
+    waiting: list[Waiting], active: list[Waiting]
+) -> None:
+    choice = choose(waiting, active, now=10.0, refusal="", role_slots={}, room=100)
+    explained = {task_id for task_id, _ in choice.causes} | set(choice.ready)
+    paused = {task.id for task in waiting if task.not_before > 10.0}
+    assert explained | paused == {task.id for task in waiting}
+    assert (choice.wake_at is None) == (not paused)
+
+
+def test_the_cause_names_the_task_in_the_way() -> None:
+    choice = choose(
+        [_task("second", "src/a.py")], [_task("first", "src/**")], now=0.0, refusal="", role_slots={}, room=4
+    )
+    assert choice.ready == ()
+    assert choice.causes == (("second", "task first is at work on the same paths"),)
+
+
+def test_a_refusal_stops_everything_and_is_the_cause() -> None:
+    choice = choose([_task("one"), _task("two")], [], now=0.0, refusal="disk full", role_slots={}, room=4)
+    assert choice.ready == ()
+    assert choice.causes == (("one", "disk full"), ("two", "disk full"))
+
+
+def test_a_task_behind_an_overlapping_one_overtakes_it() -> None:
+    waiting = [_task("a", "x.py"), _task("b", "y.py")]
+    choice = choose(waiting, [_task("busy", "x.py")], now=0.0, refusal="", role_slots={}, room=1)
+    assert choice.ready == ("b",)
+
+
+def test_a_pause_is_found_although_the_room_is_used_up() -> None:
+    waiting = [_task("a"), _task("b", not_before=7.0)]
+    assert choose(waiting, [], now=0.0, refusal="", role_slots={}, room=1).wake_at == 7.0
