@@ -103,12 +103,12 @@ def configuration_arguments(tree: Path, *, select: Sequence[str] = (), target_ve
     version = target_version or (None if config and "target-version" in config else project_target_version(tree))
     if version:
         arguments += ["--target-version", version]
-    if select:
-        arguments += ["--select", ",".join(select)]
-    elif config is None:
-        arguments += ["--select", ",".join(DEFAULT_SELECT)]
-    elif not _selects(config):
-        arguments += ["--config", f"lint.select = {json.dumps(list(DEFAULT_SELECT))}"]
+    if select or config is None or not _selects(config):
+        # A selection on the command line sets aside everything the file says about rules: say it again here.
+        chosen = list(select) or [*DEFAULT_SELECT, *_rules(config or {}, "extend-select")]
+        ignored = [*_rules(config or {}, "ignore"), *_rules(config or {}, "extend-ignore")]
+        arguments += ["--select", ",".join(chosen)]
+        arguments += ["--ignore", ",".join(ignored)] if ignored else []
     if not (tree / ".git").exists():
         # Outside a repository ruff obeys ignore files of the folders above, and a run-time folder ignores itself.
         arguments.append("--no-respect-gitignore")
@@ -141,9 +141,18 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
 
 def _selects(config: Mapping[str, Any]) -> bool:
+    return "\0unreadable" in config or "extend" in config or any("select" in part for part in _lint_sections(config))
+
+
+def _rules(config: Mapping[str, Any], key: str) -> list[str]:
+    values = [part.get(key) for part in _lint_sections(config)]
+    return [rule for value in values if isinstance(value, list) for rule in value if isinstance(rule, str)]
+
+
+def _lint_sections(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Rules may be chosen in ``[lint]`` and, as in old releases, beside it."""
     lint = config.get("lint", {})
-    sections = (config, lint if isinstance(lint, dict) else {})
-    return "\0unreadable" in config or "extend" in config or any("select" in section for section in sections)
+    return (config, lint if isinstance(lint, dict) else {})
 
 
 def project_target_version(tree: Path) -> str | None:

@@ -19,6 +19,7 @@ from coordinator.domain.check import BrokenBy
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from coordinator.domain.settings import GateSettings
     from coordinator.kit.process import Exit, Limits
 
 EXCERPT_BYTES: Final = 4096
@@ -37,6 +38,23 @@ class ToolRun:
     output: str
     problem: str = ""
     took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What every check of one gate runs in: its limits, and ``first``, the folders of programs found before others."""
+
+    first: tuple[Path, ...] = ()
+    gate: GateSettings
+
+    def environment(self, tree: Path, scratch: Path) -> dict[str, str]:
+        return tool_environment(tree, scratch=scratch, let_through=self.gate.env, first=self.first)
+
+    def limits(self) -> Limits:
+        from coordinator.kit.process import Limits  # keeps psutil off the start path
+
+        gate = self.gate
+        return Limits(timeout_s=gate.timeout_s, memory_bytes=gate.memory_bytes, output_bytes=gate.output_bytes)
 
 
 def own_folder() -> Path:

@@ -39,7 +39,13 @@ class Intake:
     """``on_news`` is called whenever a turn of the steward is due."""
 
     def __init__(
-        self, layout: Layout, ledger: Ledger, store: Store, settings: Settings, clock: Clock, on_news: Callable[[], None]
+        self,
+        layout: Layout,
+        ledger: Ledger,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        on_news: Callable[[], None],
     ) -> None:
         self._layout = layout
         self._ledger = ledger
@@ -88,10 +94,15 @@ class Intake:
             self._keep_problems(state)
             self._dirty = True
         except BaseException:
-            self._news = self._news or state
+            self._put_back(state)
             raise
         finally:
             self._folding = False
+
+    def _put_back(self, state: SpoolState) -> None:
+        """Fold it again later, unless something newer has come meanwhile."""
+        if self._news is None:
+            self._news = state
 
     def _fold_task(self, task: Task) -> None:
         entry = self._ledger.find(task.id)
@@ -210,6 +221,11 @@ class Intake:
         """Whether only agents from outside can take it."""
         card = self._cards.cards.get(self.role_of(entry.task))
         return card is not None and card.external
+
+    def role_paths(self, role: str) -> tuple[str, ...]:
+        """What any task of a role may touch; empty: anything."""
+        card = self._cards.cards.get(role or self._settings.fleet.default_role)
+        return card.paths if card is not None else ()
 
     def own_roles(self) -> tuple[str, ...]:
         """Roles that our own agent processes can run."""

@@ -112,9 +112,7 @@ class Ledger:
     def add(self, task: Task, *, reason: str, not_before: float = 0.0) -> LedgerEntry:
         """A task seen for the first time; it is pending."""
         now = self._clock.now().isoformat()
-        entry = LedgerEntry(
-            task=task, state=TaskState.PENDING, reason=reason, not_before=not_before, created_at=now
-        )
+        entry = LedgerEntry(task=task, state=TaskState.PENDING, reason=reason, not_before=not_before, created_at=now)
         with self._together(task.id):
             self._write(entry)
             self._publish(entry, old="")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from coordinator.domain.errors import ClaimHeld
 from coordinator.domain.task import ACTIVE, TaskState
 from coordinator.kit import lock
+from coordinator.sdk.layout import task_of_entry
 
 if TYPE_CHECKING:
     from coordinator.fleet.ledger import Ledger, LedgerEntry
@@ -37,12 +38,19 @@ class Operator:
         self._ledger.move(task_id, TaskState.PENDING, "retried by the operator", attempts=0, not_before=0.0)
 
     def _free(self, task_id: str) -> LedgerEntry:
+        """Take the offer back under the claim's lock, so that no agent takes it meanwhile."""
         entry = self._ledger.get(task_id)
-        if entry.state in ACTIVE:
+        if entry.state not in ACTIVE:
+            return entry
+        if entry.state is not TaskState.READY:
+            raise ClaimHeld(f"{task_id} is {entry.state}; start the daemon, which stops it or judges what was left")
+        held = lock.acquire(self._layout.claim_lock(task_id))
+        if held is None:
             record = lock.read_record(self._layout.claim_record(task_id))
-            if lock.is_held(self._layout.claim_lock(task_id)):
-                holder = record.holder if record is not None else "an unknown process"
-                raise ClaimHeld(f"{holder} is at work on {task_id}; start the daemon to stop it")
-            if entry.state is not TaskState.READY:
-                raise ClaimHeld(f"{task_id} is {entry.state}; start the daemon, which judges what was left")
+            holder = record.holder if record is not None else "an unknown process"
+            raise ClaimHeld(f"{holder} is at work on {task_id}; start the daemon to stop it")
+        with held:
+            for path in self._layout.ready.iterdir():
+                if path.name.endswith(task_id) and task_of_entry(path.name) == task_id:
+                    path.unlink(missing_ok=True)
         return entry

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coordinator.fleet.intake import Intake
     from coordinator.fleet.ledger import Ledger, LedgerEntry
     from coordinator.fleet.ready import ReadyBoard
+    from coordinator.fleet.workspace import Workspaces
     from coordinator.kit.git import Git
     from coordinator.sdk.layout import Layout
 
@@ -29,7 +30,15 @@ class Recovery:
     """Used once per start, in the order ``remember_landed``, (first fold of the spool), ``settle_offers``, ``resume``."""
 
     def __init__(
-        self, *, board: ReadyBoard, git: Git, intake: Intake, layout: Layout, ledger: Ledger, target: str
+        self,
+        *,
+        board: ReadyBoard,
+        git: Git,
+        intake: Intake,
+        layout: Layout,
+        ledger: Ledger,
+        target: str,
+        workspaces: Workspaces,
     ) -> None:
         self._board = board
         self._git = git
@@ -37,6 +46,7 @@ class Recovery:
         self._layout = layout
         self._ledger = ledger
         self._target = target
+        self._workspaces = workspaces
 
     async def remember_landed(self) -> None:
         """Read the trailers of the target branch; complete what landed while nobody wrote it down."""
@@ -77,17 +87,18 @@ class Recovery:
         count = 0
         for entry in self._ledger.in_state(*_UNJUDGED):
             row = self._ledger.attempt(entry.task.id, entry.generation)
-            commit = await self._git.resolve(row.rescue) if row is not None and row.rescue else None
-            if row is None or commit is None:
+            base, agent = (row.base, row.agent) if row is not None else ("", "")
+            left = await self._workspaces.collect(entry.task.id, entry.generation, base, agent=agent)
+            if left.candidate_commit is None or not left.changed:
                 reason = "its snapshot is gone; it is tried again"
                 self._ledger.move(entry.task.id, TaskState.PENDING, reason)
                 continue
             if entry.state is TaskState.LANDING:
-                self._ledger.move(entry.task.id, TaskState.VALIDATING, "the daemon stopped while it landed; judged again")
-            submit(
-                Candidate(
-                    task=entry.task, generation=entry.generation, base=row.base, commit=commit, agent=row.agent
+                self._ledger.move(
+                    entry.task.id, TaskState.VALIDATING, "the daemon stopped while it landed; judged again"
                 )
+            submit(
+                Candidate(task=entry.task, generation=entry.generation, base=row.base, commit=commit, agent=row.agent)
             )
             count += 1
         return count

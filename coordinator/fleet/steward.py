@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 _TURN_S = 0.5
 """Longest pause between two looks while anything is at work: locks of dead agents make no noise."""
 _IDLE_TURN_S = 30.0
+_LETTING_GO_S = 0.02
+"""Pause when a record says released while its lock is still held: it is let go in a moment, without a sound."""
 _OVERDUE_S = 30.0
 """Extra time an agent's own time-out gets before the steward enforces it from outside."""
 
@@ -78,12 +80,13 @@ class Steward:
         self._settings = settings
         self._admission = Admission(layout.state, settings.fleet)
         self._collecting: dict[str, asyncio.Task[None]] = {}
-        self._draining = False
+        self._letting_go = False
         self._stopping: dict[str, tuple[Ending, str]] = {}
         self._watched: dict[str, tuple[int, float, float]] = {}
         self._wake = asyncio.Event()
         self._wake_at: float | None = None
-        self._refusal = ""
+        self.draining = False
+        self.refusal = ""
 
     # -- the service ---------------------------------------------------------------------------------------------
 
@@ -109,7 +112,7 @@ class Steward:
 
     def drain(self) -> None:
         """Start nothing new; what is at work goes on."""
-        self._draining = True
+        self.draining = True
         for entry in self._ledger.in_state(TaskState.READY):
             self._withdraw(entry, "draining: nothing new is started")
         self.wake()
@@ -136,6 +139,8 @@ class Steward:
         self._pool.want(self._hands_wanted())
 
     def _pause_s(self) -> float:
+        if self._letting_go:
+            return _LETTING_GO_S
         if self._ledger.count(*OWNED, TaskState.READY) or self._intake.behind:
             return _TURN_S
         if self._wake_at is None:
@@ -154,6 +159,7 @@ class Steward:
     # -- claims --------------------------------------------------------------------------------------------------
 
     def _see_claims(self) -> None:
+        self._letting_go = False
         for entry in self._ledger.in_state(TaskState.READY):
             record = sighting.look(self._layout, entry.task.id, entry.generation).record
             if record is not None and record.generation == entry.generation:
@@ -182,6 +188,8 @@ class Steward:
             self._watched.pop(task_id, None)
             self._collecting[task_id] = asyncio.create_task(self._collect(entry, seen.record))
             return
+        if seen.record is not None and seen.record.state == "released":
+            self._letting_go = True
         if entry.state is TaskState.CLAIMED and seen.doing == "running":
             holder = seen.record.agent if seen.record else "an agent"
             self._ledger.move(task_id, TaskState.RUNNING, f"{holder} is at work on it")
@@ -200,12 +208,16 @@ class Steward:
         if now - since > fleet.silence_s:
             self._stop(entry, seen.record, Ending.CRASHED, f"no heartbeat for {fleet.silence_s:.0f} s, stopped")
         elif now - first > limit:
-            self._stop(entry, seen.record, Ending.OVER_TIME, f"still running {_OVERDUE_S:.0f} s after its time-out, stopped")
+            self._stop(
+                entry, seen.record, Ending.OVER_TIME, f"still running {_OVERDUE_S:.0f} s after its time-out, stopped"
+            )
 
     def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str) -> None:
         """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
         self._stopping[entry.task.id] = (ending, reason)
-        _log.warning("stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason})
+        _log.warning(
+            "stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason}
+        )
         task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s))
         task.add_done_callback(lambda _: self.wake())
 
@@ -311,7 +323,9 @@ class Steward:
                 self._ledger.move(entry.task.id, TaskState.HELD, f"held by the operator after {text}", **changes)
             elif decision.again:
                 due = self._clock.now().timestamp() + decision.after_s
-                self._ledger.move(entry.task.id, TaskState.PENDING, f"{text}; {decision.why}", not_before=due, **changes)
+                self._ledger.move(
+                    entry.task.id, TaskState.PENDING, f"{text}; {decision.why}", not_before=due, **changes
+                )
             else:
                 self._ledger.move(entry.task.id, TaskState.FAILED, f"{text} ({decision.why})", **changes)
                 self._rearm(entry)
@@ -336,7 +350,7 @@ class Steward:
     async def _dispatch(self) -> None:
         fleet = self._settings.fleet
         room = max(fleet.agents * 2, 4) - self._ledger.count(TaskState.READY)
-        if self._draining or (room <= 0 and not self._refusal):
+        if self.draining or (room <= 0 and not self.refusal):
             return
         choice = dispatch.choose(
             (self._intake.waiting(entry) for entry in self._ledger.in_state(TaskState.PENDING)),
@@ -373,10 +387,10 @@ class Steward:
         """Why nothing may be started now; said once when it begins and once when it ends."""
         broken = self._lander.broken()
         refusal = f"the gate is broken: {broken}" if broken else self._admission.refusal()
-        if refusal != self._refusal:
+        if refusal != self.refusal:
             self._bus.publish(Noticed(subject="dispatch", message=refusal or "dispatch goes on"))
             self._ledger.fact("refusal", refusal)
-        self._refusal = refusal
+        self.refusal = refusal
         return refusal
 
     def _hands_wanted(self) -> int:

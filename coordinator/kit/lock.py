@@ -1,7 +1,7 @@
 """Locks that the kernel lets go the instant their holder is gone, and the records that say who holds them.
 
-Owns one invariant: whether a claim is held is answered by the lock alone, never by a clock, a pid or the text of a record;
-and a lock file is never deleted or truncated, for a second file under the same name would be a second lock.
+Owns one invariant: whether a claim is held is answered by the lock alone, never by a clock, a pid or the text of a
+record; and a lock file is never deleted or truncated: a second file of the same name would be a second lock.
 It is not a lease: a holder that hangs keeps its lock until somebody ends it.
 """
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 _OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """Not inherited by chance, no symlink followed, and a fifo in a file's place cannot stall us."""
 
+_NO_SUCH_FILE: Final = frozenset({errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO})
+"""What opening says when there is no file of ours there: nothing, a symlink, a socket."""
+
 _LARGEST_PROTOCOL_FILE_BYTES: Final = 1024 * 1024
 
 
 class HeldLock:
     """A lock that this process holds until ``release`` or until it and every heir of ``fd`` are gone.
 
-    ``fd`` may be handed to a child (``pass_fds``): then the lock outlives a killed parent until that child ends as well.
+    ``fd`` may be handed to a child (``pass_fds``): then the lock outlives a killed parent until that child ends too.
     ``release`` frees it for all of them at once. Dropping the object without ``release`` keeps the lock, on purpose.
     """
 
@@ -56,8 +59,8 @@ def acquire(path: Path) -> HeldLock | None:
     """Take the lock of ``path``, creating the file when missing; None at once when somebody else has it.
 
     Built on ``filelock.lock_descriptor`` rather than ``filelock.FileLock``: the same flock, but no release when the
-    interpreter exits (which would free it under a child that inherited it) and no silent fallback to a lock file without
-    a kernel lock where flock is missing. Neither truncates nor unlinks. Raises ``OSError`` when it cannot be locked at all.
+    interpreter exits (which would free it under a child that inherited it) and no silent fallback to a lock file
+    without a kernel lock where flock is missing. Raises ``OSError`` when it cannot be locked at all.
     """
     from filelock import lock_descriptor  # costs 30 ms, and importing the sdk must not
 
@@ -76,15 +79,17 @@ def acquire(path: Path) -> HeldLock | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock of ``path`` right now. A missing file is held by nobody.
+    """Whether somebody holds the lock of ``path`` right now. A missing file, or a link in its place, nobody can hold.
 
     Asks with a shared lock: any number of probes see past each other. A probe may make a simultaneous ``acquire``
     miss once; those who claim try again (``sdk.agent``).
     """
     try:
         fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            return False
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -106,18 +111,18 @@ def _still_named(path: Path, fd: int) -> bool:
 
 
 def _unlock_and_close(fd: int) -> None:
-    """Unlock by name: a child between fork and exec may still share ``fd``, so closing alone would free it only later."""
+    """A child between fork and exec may still share ``fd``, so closing alone would free the lock only later."""
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 
 
-# --- files of the protocol ---------------------------------------------------------------------------------------------
+# --- files of the protocol -------------------------------------------------------------------------------------------
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Readers see the old content or the new one, whole, whatever is killed meanwhile; raises ``OSError`` if not written.
+    """Readers see the old content or the new one, whole, whatever is killed meanwhile; ``OSError`` if not written.
 
     The temporary file is in the same folder and starts with a dot, which every reader of a folder skips.
     """
@@ -139,12 +144,13 @@ def read_object(path: Path) -> dict[str, Any] | None:
     try:
         fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}:
+        if error.errno in _NO_SUCH_FILE:
             return None
         raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
         text = file.read(_LARGEST_PROTOCOL_FILE_BYTES + 1)
     if len(text) > _LARGEST_PROTOCOL_FILE_BYTES:
         return None
@@ -176,7 +182,7 @@ def write_record(path: Path, record: ClaimRecord) -> None:
     write_atomic(path, json.dumps(record.to_json(), sort_keys=True).encode() + b"\n")
 
 
-# --- naming one process of all times -----------------------------------------------------------------------------------
+# --- naming one process of all times ---------------------------------------------------------------------------------
 
 
 def own_identity() -> tuple[str, str, int, str]:

@@ -76,7 +76,8 @@ QUERIES: Final[Mapping[str, str]] = {
                 :first_seen, :last_seen)
         ON CONFLICT (fingerprint) DO UPDATE SET state = excluded.state, path = excluded.path, line = excluded.line,
             fix = excluded.fix, severity = excluded.severity, message = excluded.message, task = excluded.task,
-            reason = excluded.reason, data = excluded.data, last_seen = excluded.last_seen""",
+            reason = excluded.reason, data = excluded.data""",
+    "finding_seen": "UPDATE findings SET last_seen = :at WHERE fingerprint = :fingerprint",
     "findings": "SELECT * FROM findings ORDER BY tool, rule, path, line",
     "findings_count": "SELECT tool, state, count(*) AS n FROM findings GROUP BY tool, state ORDER BY tool, state",
     "journal_add": "INSERT INTO journal (at, kind, task, data) VALUES (:at, :kind, :task, :data)",
@@ -100,6 +101,7 @@ QUERIES: Final[Mapping[str, str]] = {
             attempts = excluded.attempts, not_before = excluded.not_before, file = excluded.file,
             line = excluded.line, digest = excluded.digest, definition = excluded.definition,
             commit_hash = excluded.commit_hash, feedback = excluded.feedback, updated_at = excluded.updated_at""",
+    "task_states": "SELECT id, state FROM tasks WHERE id >= :low AND id < :high",
     "tasks": "SELECT * FROM tasks ORDER BY priority, id",
     "tasks_by_state": "SELECT * FROM tasks WHERE state = :state ORDER BY priority, id",
     "tasks_count": "SELECT state, count(*) AS n FROM tasks GROUP BY state",

@@ -6,7 +6,7 @@ could not be looked at is *broken*, unless the target's own run shows that the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Verdict, VerdictKind
@@ -31,9 +31,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """One ``accept`` command of one task on the merged tree."""
+    """One ``accept`` command of one task on the merged tree.
+
+    ``on_target`` is what it said about the target, asked only when it ran out of time.
+    """
 
     command: str
+    limit_s: float = 0.0
+    on_target: CheckOutcome | None = None
     outcome: CheckOutcome
     task: str
 
@@ -106,9 +111,16 @@ def _first_broken(pairs: Iterable[Pair], accepts: Iterable[Accepted]) -> tuple[s
         if pair.merged.status is CheckStatus.BROKEN and not blames_change(pair):
             return pair.merged.check, "", pair.merged
     for accepted in accepts:
-        if accepted.outcome.status is CheckStatus.BROKEN:
+        if accepted.outcome.status is CheckStatus.BROKEN and not _blames_task(accepted):
             return f"accept command of {accepted.task} ({accepted.command})", accepted.task, accepted.outcome
     return None
+
+
+def _blames_task(accepted: Accepted) -> bool:
+    witness = accepted.on_target or CheckOutcome(check="", status=CheckStatus.PASSED, took_s=accepted.limit_s)
+    if witness.status is CheckStatus.BROKEN and accepted.outcome.broken_by is BrokenBy.TIME:
+        return False
+    return blames_change(Pair(baseline=witness, merged=accepted.outcome, limit_s=accepted.limit_s))
 
 
 def blames_change(pair: Pair) -> bool:
@@ -131,6 +143,31 @@ def new_failures(pair: Pair, renamed: Mapping[str, str] | None = None) -> frozen
         nameless = pair.baseline.status is CheckStatus.PASSED and merged.check not in pair.flaky
         return frozenset({merged.check}) if nameless else frozenset()
     return merged.failures - moved(pair.baseline.failures, renamed or {}) - pair.flaky
+
+
+def is_clean(pair: Pair, renamed: Mapping[str, str] | None = None) -> bool:
+    """Whether nothing about this pair speaks against the change."""
+    broken = CheckStatus.BROKEN in {pair.baseline.status, pair.merged.status}
+    return not broken and not new_failures(pair, renamed) and not lost_tests(pair, renamed)
+
+
+def confirmed(pair: Pair, second: CheckOutcome, renamed: Mapping[str, str] | None = None) -> Pair:
+    """What stands after the merged tree was looked at a second time: only what was seen both times.
+
+    A failure that did not come back is flaky; a run that broke is replaced by one that did not.
+    """
+    first = pair.merged
+    if second.status is CheckStatus.BROKEN:
+        return pair
+    if first.status is CheckStatus.BROKEN:
+        return replace(pair, merged=second)
+    both = first.failures & second.failures
+    nameless = any(run.status is CheckStatus.FAILED and not run.failures for run in (first, second))
+    failed = bool(both) or (nameless and first.status is second.status is CheckStatus.FAILED)
+    flaky = new_failures(pair, renamed) - (second.failures or (frozenset({second.check}) if failed else frozenset()))
+    status = CheckStatus.FAILED if failed else CheckStatus.PASSED
+    merged = replace(second, status=status, failures=both, seen=first.seen | second.seen, excerpt=first.excerpt)
+    return replace(pair, merged=merged, flaky=flaky)
 
 
 def lost_tests(pair: Pair, renamed: Mapping[str, str] | None = None) -> frozenset[str]:

@@ -1,0 +1,169 @@
+"""The desk: everything a verb may reach for, the same whether a daemon runs or not.
+
+Owns one invariant: a verb reads through a read-only store and changes a task only through ``operate``, which is the
+running daemon or, without one, its ledger under the daemon's lock. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from coordinator.fleet import sighting
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from coordinator.domain.settings import Settings
+    from coordinator.kit.bus import Bus
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.store import Store
+    from coordinator.sdk.layout import Layout
+
+
+class AgentSeen(Protocol):
+    """What ``fleet.pool.AgentPool.agents()`` says of one agent process."""
+
+    @property
+    def adopted(self) -> bool: ...
+    @property
+    def generation(self) -> int | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def since_s(self) -> float: ...
+    @property
+    def task(self) -> str | None: ...
+
+
+class FoldSeen(Protocol):
+    """What ``improve.discovery.Discovery.scan()`` says of one tool."""
+
+    @property
+    def closed(self) -> int: ...
+    @property
+    def opened(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def took_s(self) -> float: ...
+    @property
+    def tool(self) -> str: ...
+    @property
+    def total(self) -> int: ...
+
+
+class Operations(Protocol):
+    """What a person may do to tasks; the same four verbs with a daemon and without, and a scan."""
+
+    async def cancel(self, task_id: str, reason: str) -> None: ...
+    async def hold(self, task_id: str, reason: str) -> None: ...
+    async def release(self, task_id: str) -> None: ...
+    async def retry(self, task_id: str) -> None: ...
+    async def scan(self, tools: Sequence[str]) -> Sequence[FoldSeen]:
+        """Scan with ``tools`` (empty: the configured ones)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAgent:
+    """One agent process and what it does. ``since_s`` counts from the claim, or from its start while it is idle;
+    ``doing`` is ``preparing``, ``running``, ``finishing`` or empty, ``note`` the agent's own words.
+    """
+
+    name: str
+    adopted: bool = False
+    doing: str = ""
+    generation: int | None = None
+    note: str = ""
+    pid: int
+    since_s: float
+    task: str | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSnapshot:
+    """One look at a running daemon. ``counts`` has the number of tasks by state, ``gate_broken`` and ``refusal`` are
+    reasons or empty, ``judging`` tells whether the lander is at work, ``waiting`` how many wait for it.
+    """
+
+    agents: tuple[LiveAgent, ...]
+    counts: Mapping[str, int]
+    draining: bool
+    elapsed_s: float
+    gate_broken: str = ""
+    judging: bool = False
+    refusal: str = ""
+    target: str
+    waiting: int = 0
+
+
+class LiveDaemon(Operations, Protocol):
+    """A running daemon, as verbs and screens see it."""
+
+    @property
+    def bus(self) -> Bus: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def store(self) -> Store: ...
+    def agents(self) -> tuple[LiveAgent, ...]: ...
+    def snapshot(self) -> LiveSnapshot: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """``store`` is None while nothing was ever recorded here. ``version`` is the product's."""
+
+    clock: Clock
+    layout: Layout
+    live: LiveDaemon | None = None
+    operate: Callable[[], AbstractAsyncContextManager[Operations]]
+    settings: Settings
+    store: Store | None
+    version: str
+
+    @property
+    def root(self) -> Path:
+        return self.layout.repository
+
+    def rows(self, query: str, /, **parameters: Any) -> list[sqlite3.Row]:
+        """Rows of a named query; none while there is no ledger yet."""
+        return [] if self.store is None else self.store.query(query, **parameters)
+
+
+def live_agents(layout: Layout, seen: Iterable[AgentSeen], title_of: Callable[[str], str]) -> tuple[LiveAgent, ...]:
+    """Join the pool's view of its processes with what their heartbeats say."""
+    found = []
+    for agent in seen:
+        doing = note = title = ""
+        if agent.task and agent.generation is not None:
+            glance = sighting.look(layout, agent.task, agent.generation)
+            doing, note, title = glance.doing, glance.note, title_of(agent.task)
+        found.append(
+            LiveAgent(
+                name=agent.name,
+                adopted=agent.adopted,
+                doing=doing,
+                generation=agent.generation,
+                note=note,
+                pid=agent.pid,
+                since_s=agent.since_s,
+                task=agent.task,
+                title=title,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,153 @@
+"""What an event is called when a person reads it: one word, one sentence, one level. Uninteresting ones have none.
+
+Owns one invariant: everything that happened is told once (a landing is a landing, not also a change of state). Logs, the
+live view and ``events`` all speak through it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, duration, plural
+from coordinator.domain import event as happened
+from coordinator.domain.task import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from coordinator.domain.event import Event
+
+_WORKING = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """``word`` says what kind of news it is, ``text`` the rest; ``level`` is one of ``logging``."""
+
+    word: str
+    text: str
+    level: int = logging.INFO
+    style: str = ""
+
+
+def phrase(event: Event) -> Phrase | None:
+    """None for what nobody wants to read twice."""
+    teller = _TELLERS.get(type(event))
+    return None if teller is None else teller(event)
+
+
+def _short(commit: str) -> str:
+    return commit[:10]
+
+
+def _agent_exited(event: happened.AgentExited) -> Phrase:
+    if event.exit_code in (0, None):
+        return Phrase("agent", f"{event.agent} (pid {event.pid}) ended", logging.DEBUG, DIM)
+    how = f"signal {-event.exit_code}" if event.exit_code and event.exit_code < 0 else f"exit code {event.exit_code}"
+    return Phrase("agent", f"{event.agent} (pid {event.pid}) ended with {how}", logging.WARNING, WARN)
+
+
+def _agent_started(event: happened.AgentStarted) -> Phrase:
+    what = "was found alive" if event.adopted else "started"
+    return Phrase("agent", f"{event.agent} {what} (pid {event.pid})", logging.DEBUG, DIM)
+
+
+def _draining(event: happened.DaemonDraining) -> Phrase:
+    work = f"finishing {plural(event.running, 'attempt')} first" if event.running else "nothing is at work"
+    return Phrase("draining", f"{event.reason}; nothing new is started, {work}", logging.INFO, STRONG)
+
+
+def _ready(event: happened.DaemonReady) -> Phrase:
+    adopted = f", {plural(event.adopted, 'agent')} found alive" if event.adopted else ""
+    known = plural(event.tasks, "task")
+    text = f"in {event.took_s:.1f} s: {known} known{adopted}, work lands on {event.target} (pid {event.pid})"
+    return Phrase("ready", text, logging.INFO, STRONG)
+
+
+def _stopped(event: happened.DaemonStopped) -> Phrase:
+    return Phrase("stopped", event.reason, logging.INFO, STRONG)
+
+
+def _folded(event: happened.FindingsFolded) -> Phrase:
+    if event.status != "scanned":
+        text = f"{event.tool} did not scan ({event.status}): {event.reason}"
+        return Phrase("scan", text, logging.WARNING, WARN)
+    found = f"{event.tool} found {event.total} ({event.opened} new, {event.closed} gone)"
+    return Phrase("scan", f"{found}, {plural(event.queued, 'task')} written, in {duration(event.took_s)}")
+
+
+def _gate_broke(event: happened.GateBroke) -> Phrase:
+    return Phrase("gate broken", f"{event.command}: {event.reason}; nothing lands until it works", logging.ERROR, BAD)
+
+
+def _gate_judged(event: happened.GateJudged) -> Phrase | None:
+    if event.verdict == "broken":
+        return None
+    which = event.tasks[0] if len(event.tasks) == 1 else plural(len(event.tasks), "task")
+    why = f": {event.reason}" if event.reason and event.verdict != "passed" else ""
+    style = DIM if event.verdict == "passed" else WARN
+    return Phrase("gate", f"{which} {event.verdict} in {duration(event.took_s)}{why}", logging.INFO, style)
+
+
+def _gate_mended(event: happened.GateMended) -> Phrase:
+    return Phrase("gate", f"works again after {duration(event.stopped_s)}", logging.INFO, GOOD)
+
+
+def _noticed(event: happened.Noticed) -> Phrase:
+    return Phrase(event.subject, event.message, logging.WARNING, WARN)
+
+
+def _service_failed(event: happened.ServiceFailed) -> Phrase:
+    text = f"{event.service} failed and is restarted in {duration(event.after_s)}: {event.error}"
+    return Phrase("fault", text, logging.ERROR, BAD)
+
+
+def _spool(event: happened.SpoolRead) -> Phrase:
+    text = f"{plural(event.tasks, 'task')} in {plural(event.files, 'file')}"
+    if not event.problems:
+        return Phrase("tasks", text)
+    more = f" (and {len(event.problems) - 1} more)" if len(event.problems) > 1 else ""
+    return Phrase("tasks", f"{text}, {plural(len(event.problems), 'problem')}: {event.problems[0]}{more}", 30, WARN)
+
+
+def _changed(event: happened.TaskChanged) -> Phrase | None:
+    title = f" {event.title}" if event.title and event.title != event.task else ""
+    match event.new:
+        case TaskState.CLAIMED:
+            return Phrase("started", f"{event.task}{title}, {event.reason}")
+        case TaskState.FAILED | TaskState.REJECTED:
+            return Phrase(event.new, f"{event.task}: {event.reason}", logging.ERROR, BAD)
+        case TaskState.BLOCKED | TaskState.HELD | TaskState.CANCELLED:
+            return Phrase(event.new, f"{event.task}: {event.reason}", logging.WARNING, WARN)
+        case TaskState.PENDING if event.old in _WORKING:
+            return Phrase("again", f"{event.task}: {event.reason}", logging.WARNING, WARN)
+        case TaskState.COMPLETED if event.old != TaskState.LANDING:
+            return Phrase("completed", f"{event.task}: {event.reason}", logging.INFO, GOOD)
+        case _:
+            return None
+
+
+def _landed(event: happened.TaskLanded) -> Phrase:
+    title = f" {event.title}" if event.title and event.title != event.task else ""
+    files = event.files[0] if len(event.files) == 1 else plural(len(event.files), "file")
+    return Phrase("landed", f"{event.task}{title} ({files}) as {_short(event.commit)}", logging.INFO, GOOD)
+
+
+_TELLERS: Mapping[type[Event], Callable[..., Phrase | None]] = {
+    happened.AgentExited: _agent_exited,
+    happened.AgentStarted: _agent_started,
+    happened.DaemonDraining: _draining,
+    happened.DaemonReady: _ready,
+    happened.DaemonStopped: _stopped,
+    happened.FindingsFolded: _folded,
+    happened.GateBroke: _gate_broke,
+    happened.GateJudged: _gate_judged,
+    happened.GateMended: _gate_mended,
+    happened.Noticed: _noticed,
+    happened.ServiceFailed: _service_failed,
+    happened.SpoolRead: _spool,
+    happened.TaskChanged: _changed,
+    happened.TaskLanded: _landed,
+}

@@ -1,0 +1,182 @@
+"""What one run of the daemon achieved, folded from its events: found, landed, refused and why, failed, where to look.
+
+Owns one invariant: every number is counted from an event of this run or read from the ledger; nothing is estimated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
+from coordinator.domain import event as happened
+from coordinator.domain.attempt import Ending
+from coordinator.domain.task import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from coordinator.domain.event import Published
+
+_REFUSED = frozenset(
+    {Ending.CONFLICT, Ending.DELETED_TESTS, Ending.EMPTY, Ending.GATE_FAILED, Ending.OUTSIDE_PATHS, Ending.STALE}
+)
+"""Endings where the agent was done and the daemon said no."""
+_LISTED = 12
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """A tap of the bus; call ``data`` when the run is over."""
+
+    began: datetime | None = None
+    ended: datetime | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+    gate: str = ""
+    landed: list[dict[str, Any]] = field(default_factory=list)
+    reason: str = ""
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    scans: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target: str = ""
+    unsuccessful: Counter[str] = field(default_factory=Counter)
+
+    def take(self, published: Published) -> None:
+        """Fold one event."""
+        self.began = self.began or published.at
+        self.ended = published.at
+        match published.event:
+            case happened.AttemptEnded() as event if event.ending != Ending.LANDED:
+                self._ended(event)
+            case happened.DaemonReady() as event:
+                self.target = event.target
+            case happened.DaemonStopped() as event:
+                self.reason = event.reason
+            case happened.FindingsFolded() as event:
+                self._scanned(event)
+            case happened.GateBroke() as event:
+                self.gate = f"{event.command}: {event.reason}"
+            case happened.GateMended():
+                self.gate = ""
+            case happened.TaskChanged() as event:
+                self._changed(event)
+            case happened.TaskLanded() as event:
+                files = list(event.files)
+                self.landed.append({"task": event.task, "title": event.title, "commit": event.commit, "files": files})
+
+    def _ended(self, event: happened.AttemptEnded) -> None:
+        self.unsuccessful[event.ending] += 1
+        if event.ending in _REFUSED:
+            row = {"task": event.task, "generation": event.generation, "ending": event.ending, "reason": event.reason}
+            self.refused.append(row)
+
+    def _changed(self, event: happened.TaskChanged) -> None:
+        self.failures.pop(event.task, None)
+        if event.new == TaskState.FAILED:
+            self.failures[event.task] = event.reason
+
+    def _scanned(self, event: happened.FindingsFolded) -> None:
+        scan = self.scans.setdefault(event.tool, {"tool": event.tool, "found": 0, "fixed": 0, "left": None})
+        scan["status"], scan["reason"] = event.status, event.reason
+        if event.status == "scanned":
+            first = scan["left"] is None
+            scan["found"] += event.total if first else event.opened
+            scan["fixed"] += 0 if first else event.closed
+            scan["left"] = event.total
+
+    def data(self, counts: Mapping[str, int], top: str) -> dict[str, Any]:
+        """The whole summary as JSON; ``counts`` are the ledger's tasks by state, ``top`` the repository."""
+        took = (self.ended - self.began).total_seconds() if self.began and self.ended else 0.0
+        return {
+            "kind": "run_summary",
+            "attempts_not_landed": dict(sorted(self.unsuccessful.items())),
+            "failed": [{"task": task, "reason": reason} for task, reason in sorted(self.failures.items())],
+            "findings": [self.scans[tool] for tool in sorted(self.scans)],
+            "gate_broken": self.gate,
+            "landed": self.landed,
+            "reason": self.reason,
+            "refused": self.refused,
+            "repository": top,
+            "target": self.target,
+            "tasks": dict(sorted(counts.items())),
+            "took_s": round(took, 3),
+        }
+
+
+def show_summary(data: Mapping[str, Any], width: int) -> list[Line]:
+    """The last screen of a run."""
+    lines: list[Line] = [line(), line(span(f"Run ended: {data['reason']}, after {duration(data['took_s'])}", STRONG))]
+    for scan in data["findings"]:
+        lines += facts([("Found", _scan_sentence(scan))], width)
+    lines += facts([("Landed", _landed_sentence(data))], width)
+    lines += [line("  ", span("+ ", GOOD), cut(_landing(row), width - 4)) for row in data["landed"][:_LISTED]]
+    if len(data["landed"]) > _LISTED:
+        lines.append(line(span(f"  … and {len(data['landed']) - _LISTED} more", DIM)))
+    lines += _listed("Refused", data["refused"], width, WARN)
+    lines += _listed("Failed", data["failed"], width, BAD)
+    waiting = _left_over(data["tasks"])
+    if waiting:
+        lines += facts([("Left", waiting)], width)
+    if data["gate_broken"]:
+        lines += wrap(f"The gate is broken, nothing lands: {data['gate_broken']}", width, style=BAD)
+    return lines + _where_to_look(data, width)
+
+
+def _scan_sentence(scan: Mapping[str, Any]) -> str:
+    if scan["left"] is None:
+        return f"{scan['tool']} did not scan ({scan['status']}): {scan['reason']}"
+    text = f"{plural(scan['found'], 'finding')} by {scan['tool']}: {scan['fixed']} fixed, {scan['left']} left"
+    if scan["status"] != "scanned":
+        text += f" (its last scan was {scan['status']}: {scan['reason']})"
+    return text
+
+
+def _landed_sentence(data: Mapping[str, Any]) -> str:
+    if not data["landed"]:
+        return "nothing"
+    return f"{plural(len(data['landed']), 'task')} on {data['target']}"
+
+
+def _landing(row: Mapping[str, Any]) -> str:
+    return f"{row['commit'][:10]}  {row['title'] or row['task']}"
+
+
+def _listed(label: str, rows: list[Mapping[str, Any]], width: int, style: str) -> list[Line]:
+    if not rows:
+        return []
+    lines = facts([(label, plural(len(rows), "attempt" if label == "Refused" else "task"))], width)
+    for row in rows[:_LISTED]:
+        why = f"{row['ending'].replace('_', ' ')}: {row['reason']}" if "ending" in row else row["reason"]
+        text = cut(f"{row['task']}: {why}", 3 * width)
+        head, *rest = wrap(text, width, indent=6, first="  - ")
+        lines += [(span("  - ", style), *head[1:]), *rest]
+    if len(rows) > _LISTED:
+        lines.append(line(span(f"  … and {len(rows) - _LISTED} more: coordinator tasks list", DIM)))
+    return lines
+
+
+def _left_over(counts: Mapping[str, int]) -> str:
+    states = ("pending", "ready", "claimed", "running", "validating", "landing", "blocked", "held", "rejected")
+    return ", ".join(f"{counts[state]} {state}" for state in states if counts.get(state))
+
+
+def _where_to_look(data: Mapping[str, Any], width: int) -> list[Line]:
+    steps = []
+    if data["landed"]:
+        target = data["target"]
+        steps += [
+            (f"git log -p HEAD..{target}", "what landed, commit by commit"),
+            (f"git merge {target}", "take it into your branch"),
+        ]
+    troubled = data["failed"] or data["refused"]
+    if troubled:
+        task = troubled[0]["task"]
+        steps += [(f"coordinator explain {task}", "why"), (f"coordinator logs {task}", "what its agent said")]
+    steps.append(("coordinator status", "where everything stands"))
+    lines: list[Line] = [line(), line(span("Where to look:", STRONG))]
+    for command, what in steps:
+        room = width - len(command) - 6
+        note = span(f"    {cut(what, room)}", DIM) if room >= len(what) else span("")
+        lines.append(line("  ", span(command), note))
+    return lines

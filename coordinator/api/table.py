@@ -1,0 +1,23 @@
+"""The one table of verbs. The command line and the local API are made from it; so will be every further way to ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.api import (
+    verbs_explain,
+    verbs_fleet,
+    verbs_operate,
+    verbs_setup,
+    verbs_status,
+    verbs_tasks,
+)
+
+if TYPE_CHECKING:
+    from coordinator.api.verb import Verb
+
+
+def all_verbs() -> tuple[Verb, ...]:
+    """Sorted by name."""
+    modules = (verbs_explain, verbs_fleet, verbs_operate, verbs_setup, verbs_status, verbs_tasks)
+    return tuple(sorted((verb for module in modules for verb in module.VERBS), key=lambda verb: verb.name))

@@ -1,0 +1,263 @@
+"""The verb ``status``: where everything stands, on one screen, and what to do next.
+
+Owns one invariant: it says what is known and names what is not: a tool that did not scan is "not scanned", a check that
+cannot run is named with its remedy, a daemon that does not answer is not called absent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from coordinator.api.verb import NoArguments, Reply, Verb
+from coordinator.api.verbs_tasks import STATE_STYLES, show_problems
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
+from coordinator.checks.detect import detect
+from coordinator.domain.finding import FindingState, Fix
+from coordinator.domain.task import TaskState
+from coordinator.fleet import sighting
+from coordinator.kit import lock
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
+    from coordinator.api.desk import Desk
+
+_AT_WORK = (TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING)
+_STUCK = (TaskState.FAILED, TaskState.REJECTED, TaskState.HELD, TaskState.BLOCKED)
+_SHOWN = 8
+_OPEN = (FindingState.OPEN, FindingState.QUEUED, FindingState.REOPENED)
+
+
+async def status(desk: Desk, _: NoArguments) -> Reply:
+    plan = await asyncio.to_thread(detect, desk.root, desk.root, desk.settings.gate)
+    refusal = _fact(desk, "refusal") or ""
+    broken = desk.live.snapshot().gate_broken if desk.live is not None else ""
+    data: dict[str, Any] = {
+        "version": desk.version,
+        "repository": str(desk.root),
+        "target": desk.settings.land.target,
+        "daemon": _daemon(desk),
+        "gate": {
+            "checks": [check.name for check in plan.checks],
+            "unavailable": [
+                {"check": one.check, "reason": one.reason, "remedy": one.remedy} for one in plan.unavailable
+            ],
+            "broken": broken,
+        },
+        "refusal": refusal,
+        "tasks": {row["state"]: row["n"] for row in desk.rows("tasks_count")},
+        "at_work": [_work(desk, row) for state in _AT_WORK for row in desk.rows("tasks_by_state", state=state)],
+        "stuck": [
+            {"task": row["id"], "state": row["state"], "reason": row["reason"]}
+            for state in _STUCK
+            for row in desk.rows("tasks_by_state", state=state)
+        ],
+        "problems": [
+            {key: row[key] for key in ("file", "line", "key", "message", "expected")} for row in desk.rows("problems")
+        ],
+        "findings": _findings(desk),
+    }
+    data["next"] = next_steps(data)
+    return Reply(data=data)
+
+
+def _fact(desk: Desk, key: str) -> Any:
+    rows = desk.rows("fact_get", key=key)
+    try:
+        return json.loads(rows[0]["value"]) if rows else None
+    except ValueError:
+        return None
+
+
+def _daemon(desk: Desk) -> dict[str, Any]:
+    holder = lock.read_object(desk.layout.daemon_lock) or {}
+    pid = holder.get("pid")
+    if desk.live is not None:
+        seen = desk.live.snapshot()
+        return {
+            "state": "draining" if seen.draining else "running",
+            "pid": pid,
+            "elapsed_s": round(seen.elapsed_s, 1),
+            "agents": len(seen.agents),
+        }
+    held = lock.is_held(desk.layout.daemon_lock)
+    return {"state": "silent" if held else "stopped", "pid": pid if held else None, "elapsed_s": None, "agents": None}
+
+
+def _work(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
+    seen = sighting.look(desk.layout, row["id"], row["generation"])
+    attempts = [one for one in desk.rows("attempts_of", task=row["id"]) if one["generation"] == row["generation"]]
+    claimed_at = attempts[0]["claimed_at"] if attempts else None
+    since_s = None
+    if claimed_at:
+        since_s = max(0.0, round((desk.clock.now() - datetime.fromisoformat(claimed_at)).total_seconds(), 1))
+    return {
+        "task": row["id"],
+        "title": row["title"],
+        "state": row["state"],
+        "generation": row["generation"],
+        "agent": seen.record.agent if seen.record is not None else "",
+        "pid": seen.record.pid if seen.record is not None else None,
+        "held": seen.held,
+        "doing": seen.doing,
+        "note": seen.note,
+        "since_s": since_s,
+    }
+
+
+def _findings(desk: Desk) -> list[dict[str, Any]]:
+    """One row a tool: what the last scan said, how many findings are in which state, how many need a model."""
+    tools: dict[str, dict[str, Any]] = {}
+    for tool in desk.settings.discovery.tools:
+        tools[tool] = _tool_row(desk, tool)
+    for row in desk.rows("findings"):
+        found = tools.setdefault(row["tool"], _tool_row(desk, row["tool"]))
+        found["states"][row["state"]] = found["states"].get(row["state"], 0) + 1
+        if row["state"] in _OPEN and row["fix"] != Fix.SAFE:
+            found["needs_model"] += 1
+    return [tools[tool] for tool in sorted(tools)]
+
+
+def _tool_row(desk: Desk, tool: str) -> dict[str, Any]:
+    last = _fact(desk, f"scan:{tool}") or {}
+    return {
+        "tool": tool,
+        "scan": str(last.get("status", "not scanned")),
+        "reason": str(last.get("reason", "")),
+        "at": last.get("at"),
+        "states": {},
+        "needs_model": 0,
+    }
+
+
+def next_steps(data: Mapping[str, Any]) -> list[str]:
+    """What a person may want to do now, the most pressing first; each names its command."""
+    steps = []
+    tasks, stuck = data["tasks"], data["stuck"]
+    if data["problems"]:
+        steps.append("mend the task files: coordinator tasks check")
+    failed = [one["task"] for one in stuck if one["state"] == TaskState.FAILED]
+    blocked = [one["task"] for one in stuck if one["state"] == TaskState.BLOCKED]
+    if failed:
+        steps.append(f"see why a task failed: coordinator explain {failed[0]}")
+    elif blocked:
+        steps.append(f"see what a task waits for: coordinator explain {blocked[0]}")
+    waiting = sum(tasks.get(state, 0) for state in ("pending", "ready"))
+    if data["daemon"]["state"] == "stopped":
+        if waiting:
+            steps.append(f"work on the {plural(waiting, 'waiting task')}: coordinator run")
+        elif not tasks:
+            steps.append("let linters find work: coordinator run --self-improve")
+            steps.append("write a task: coordinator tasks add 'what to do'")
+    if tasks.get("completed"):
+        steps.append(f"see what landed: git log -p HEAD..{data['target']}")
+    return steps
+
+
+# -- for a person --------------------------------------------------------------------------------------------------
+
+
+def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
+    lines = facts([("repository", data["repository"]), ("lands on", data["target"])], width)
+    lines.append((span("daemon      ", DIM), *_daemon_line(data["daemon"])))
+    lines += _gate_lines(data["gate"], width)
+    lines.append((span("tasks       ", DIM), *_count_spans(data["tasks"])))
+    if data["refusal"]:
+        lines += facts([("held up", data["refusal"])], width)
+    for found in data["findings"]:
+        lines += facts([("findings", _finding_sentence(found))], width)
+    lines += _work_lines(data["at_work"], width)
+    if data["problems"]:
+        lines += [line(), line(span(f"{plural(len(data['problems']), 'problem')} in task files:", BAD))]
+        lines += show_problems(data["problems"][:_SHOWN], width)
+        lines += _more(len(data["problems"]), "coordinator tasks check")
+    if data["stuck"]:
+        lines += [line(), line(span("Waits for you:", STRONG))]
+        for one in data["stuck"][:_SHOWN]:
+            text = cut(f"{one['task']} is {one['state']}: {one['reason']}", 3 * width)
+            lines += wrap(text, width, indent=4, first="  ", style=STATE_STYLES.get(one["state"], ""))
+        lines += _more(len(data["stuck"]), "coordinator tasks list")
+    if data["next"]:
+        lines += [line(), line(span("Next:", STRONG))]
+        for step in data["next"]:
+            lines += wrap(step, width, indent=4, first="  ")
+    return lines
+
+
+def _daemon_line(daemon: Mapping[str, Any]) -> tuple[Any, ...]:
+    match daemon["state"]:
+        case "stopped":
+            return line(span("not running", WARN))
+        case "silent":
+            return line(span(f"pid {daemon['pid']} holds this directory but does not answer", WARN))
+        case state:
+            agents = plural(daemon["agents"], "agent")
+            return line(span(state, GOOD), f" (pid {daemon['pid']}) for {duration(daemon['elapsed_s'])}, {agents}")
+
+
+def _gate_lines(gate: Mapping[str, Any], width: int) -> list[Line]:
+    checks = ", ".join(gate["checks"]) or "nothing to check with: set [gate] commands in coordinator.toml"
+    lines = facts([("gate", checks)], width)
+    if gate["broken"]:
+        lines += wrap(f"BROKEN, nothing lands: {gate['broken']}", width, indent=12, first=" " * 12, style=BAD)
+    for one in gate["unavailable"]:
+        text = f"cannot run {one['check']}: {one['reason']}; {one['remedy']}"
+        lines += wrap(text, width, indent=12, first=" " * 12, style=WARN)
+    return lines
+
+
+def _count_spans(counts: Mapping[str, int]) -> list[Any]:
+    order = [state.value for state in TaskState if counts.get(state.value)]
+    spans: list[Any] = []
+    for number, state in enumerate(order):
+        spans.append(span(", " if number else ""))
+        spans.append(span(f"{counts[state]} {state}", STATE_STYLES.get(state, "")))
+    return spans or [span("none")]
+
+
+def _finding_sentence(found: Mapping[str, Any]) -> str:
+    states = found["states"]
+    still = sum(states.get(state, 0) for state in _OPEN)
+    counted = (
+        f"{still} open ({states.get(FindingState.QUEUED, 0)} have a task), {states.get(FindingState.FIXED, 0)} fixed"
+    )
+    if found["needs_model"]:
+        counted += f", {found['needs_model']} need a model's role (no safe fix)"
+    if found["scan"] == "scanned":
+        return f"{found['tool']}: {counted}"
+    why = f"; {found['reason']}" if found["reason"] else ""
+    label = "not scanned" if found["scan"] == "not scanned" else f"not scanned ({found['scan']}{why})"
+    return f"{found['tool']}: {label}" + (f"; known from before: {counted}" if states else "")
+
+
+def _work_lines(rows: list[Mapping[str, Any]], width: int) -> list[Line]:
+    if not rows:
+        return []
+    lines: list[Line] = [line(), line(span("At work:", STRONG))]
+    for row in rows[:_SHOWN]:
+        who = f"{row['agent'] or 'an agent'}, " if row["state"] in ("claimed", "running") else ""
+        since = f" for {duration(row['since_s'])}" if row["since_s"] is not None else ""
+        lines += wrap(f"{row['task']}: {who}{row['state']}{since}", width, indent=4, first="  ")
+        detail = row["note"] or (row["title"] if row["title"] != row["task"] else "")
+        if detail:
+            lines.append(line(span("    " + cut(detail, width - 4), DIM)))
+    return lines + _more(len(rows), "coordinator agents list")
+
+
+def _more(count: int, command: str) -> list[Line]:
+    return [line(span(f"  … and {count - _SHOWN} more: {command}", DIM))] if count > _SHOWN else []
+
+
+VERBS = (
+    Verb(
+        name="status",
+        arguments=NoArguments,
+        call=status,
+        doc="Where everything stands, and what to do next.",
+        show=show_status,
+    ),
+)

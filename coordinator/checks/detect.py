@@ -1,0 +1,192 @@
+"""Which checks a project calls for, and which of them can run here.
+
+Owns one invariant: what the project calls for and cannot be run is named with a remedy, never left out in silence. It
+looks at files only; nothing of the project is executed to find out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from coordinator.checks.pytest import PytestCheck
+from coordinator.checks.ruff import RuffCheck
+from coordinator.checks.shell import ShellCheck
+from coordinator.checks.tool import Surroundings, find_tool
+from coordinator.domain.check import CheckOutcome, Unavailable
+
+if TYPE_CHECKING:
+    from coordinator.domain.settings import GateSettings
+
+_NOT_OURS: Final = frozenset({".git", ".hg", ".tox", ".nox", ".venv", "venv", "node_modules", "target", "__pycache__"})
+_PYTHON_TEST: Final = re.compile(r"test_.*\.py|.*_test\.py")
+
+
+class Check(Protocol):
+    """One thing to ask of a tree.
+
+    ``key`` identifies tool, version and surroundings: equal keys and equal trees give equal outcomes. A check that is not
+    ``required`` is our own offer, not the project's demand: when it cannot look at the target it is set aside and named.
+    ``run`` may write below ``scratch`` (an empty folder) and must leave nothing running; it raises only ``OSError``.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def required(self) -> bool: ...
+    async def run(self, tree: Path, scratch: Path) -> CheckOutcome: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePlan:
+    """The checks to run, and those that the project calls for but that cannot run here.
+
+    ``surroundings`` is what ``accept`` commands run in as well.
+    """
+
+    checks: tuple[Check, ...] = ()
+    surroundings: Surroundings
+    unavailable: tuple[Unavailable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Interpreter:
+    """``own`` means the coordinator's own, for want of one of the project's."""
+
+    own: bool
+    path: Path
+
+    @property
+    def has_pytest(self) -> bool:
+        if self.own:
+            return importlib.util.find_spec("pytest") is not None
+        folders = _site_folders(self.path)
+        # Without folders to look into (a system's interpreter) the run itself has to tell.
+        return not folders or any((folder / "pytest").is_dir() for folder in folders)
+
+    @property
+    def identity(self) -> str:
+        """Changes when the interpreter or what is installed for it changes."""
+        return " ".join([file_identity(self.path), *(file_identity(folder) for folder in _site_folders(self.path))])
+
+
+def detect(tree: Path, checkout: Path, gate: GateSettings) -> GatePlan:
+    """The plan for ``tree``. ``checkout`` is the user's own folder, where the project's environment is looked for."""
+    python = _interpreter(checkout, gate)
+    surroundings = Surroundings(gate=gate, first=() if python.own else (python.path.parent,))
+    if gate.commands:
+        identity = f"{python.identity} {','.join(sorted(gate.env))}"
+        commands = [ShellCheck(line, surroundings=surroundings, identity=identity) for line in gate.commands]
+        return GatePlan(checks=tuple(commands), surroundings=surroundings)
+    checks: list[Check] = []
+    unavailable: list[Unavailable] = []
+    for found in (
+        _ruff(tree, gate),
+        _pytest(tree, python, surroundings),
+        _program(tree, "Cargo.toml", "cargo", "test --workspace --no-fail-fast", surroundings),
+        _program(tree, "go.mod", "go", "test ./...", surroundings),
+        _npm(tree),
+    ):
+        if isinstance(found, Unavailable):
+            unavailable.append(found)
+        elif found is not None:
+            checks.append(found)
+    return GatePlan(checks=tuple(checks), surroundings=surroundings, unavailable=tuple(unavailable))
+
+
+def _ruff(tree: Path, gate: GateSettings) -> Check | Unavailable | None:
+    if not _has_file(tree, re.compile(r".*\.pyi?")):
+        return None
+    ruff = find_tool("ruff", tree=tree, own=True)
+    if ruff is None:
+        return Unavailable(check="ruff", reason="ruff was not found", remedy="pip install ruff")
+    return RuffCheck(ruff=ruff, timeout_s=gate.timeout_s, identity=file_identity)
+
+
+def _pytest(tree: Path, python: _Interpreter, surroundings: Surroundings) -> Check | Unavailable | None:
+    if not _has_file(tree, _PYTHON_TEST):
+        return None
+    if not python.has_pytest:
+        where = "the coordinator's own Python" if python.own else str(python.path)
+        remedy = (
+            "make a .venv with the project's requirements and pytest, or name one in [gate] python"
+            if python.own
+            else f"{python.path} -m pip install pytest"
+        )
+        return Unavailable(check="pytest", reason=f"pytest is not installed for {where}", remedy=remedy)
+    identity = f"{python.identity} {','.join(sorted(surroundings.gate.env))}"
+    return PytestCheck(python=python.path, identity=identity, required=not python.own, surroundings=surroundings)
+
+
+def _program(
+    tree: Path, marker: str, program: str, arguments: str, surroundings: Surroundings
+) -> Check | Unavailable | None:
+    """A tool's own test run. Cargo gets a build folder per run: a shared one gives another tree's diagnostics."""
+    if not (tree / marker).is_file():
+        return None
+    name = f"{program} {arguments.split()[0]}"
+    found = find_tool(program, tree=tree)
+    if found is None:
+        return Unavailable(
+            check=name, reason=f"{program} was not found", remedy=f"install {program} and put it on PATH"
+        )
+    env = {"CARGO_TARGET_DIR": "{scratch}/target"} if program == "cargo" else {}
+    command = f"{program} {arguments}"
+    return ShellCheck(command, surroundings=surroundings, identity=file_identity(found), env=env)
+
+
+def _npm(tree: Path) -> Unavailable | None:
+    try:
+        scripts = json.loads((tree / "package.json").read_bytes()).get("scripts", {})
+        test = scripts.get("test", "")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if not test or "no test specified" in test:
+        return None
+    return Unavailable(
+        check="npm test",
+        reason="its node_modules are not in a clean working tree",
+        remedy='set [gate] commands = ["npm ci && npm test"], which installs them for each run',
+    )
+
+
+def _interpreter(checkout: Path, gate: GateSettings) -> _Interpreter:
+    if gate.python and os.sep not in gate.python:
+        return _Interpreter(own=False, path=find_tool(gate.python, tree=checkout) or Path(gate.python))
+    if gate.python:
+        return _Interpreter(own=False, path=checkout / Path(gate.python).expanduser())
+    for folder in (".venv", "venv"):
+        path = checkout / folder / "bin" / "python"
+        if path.is_file():
+            return _Interpreter(own=False, path=path)
+    return _Interpreter(own=True, path=Path(sys.executable).absolute())
+
+
+def _site_folders(python: Path) -> list[Path]:
+    prefix = python.parent.parent
+    return sorted(folder for folder in prefix.glob("lib/python3*/site-packages") if folder.is_dir())
+
+
+def file_identity(path: Path) -> str:
+    """A path with what tells that something else is there now."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path}:absent"
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _has_file(tree: Path, pattern: re.Pattern[str]) -> bool:
+    for _, folders, files in os.walk(tree):
+        folders[:] = [name for name in folders if name not in _NOT_OURS]
+        if any(pattern.fullmatch(name) for name in files):
+            return True
+    return False

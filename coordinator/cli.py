@@ -1,0 +1,272 @@
+"""The command line: finds the repository, asks the daemon or answers by itself, prints, exits with a code.
+
+Owns one invariant: whatever goes wrong on purpose ends in one sentence on standard error and a documented exit code;
+standard output is the answer alone. It knows no verb; the table does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coordinator import __version__
+from coordinator.api import client, command, wire
+from coordinator.api.summary import RunSummary, show_summary
+from coordinator.api.table import all_verbs
+from coordinator.api.verb import Place, arguments_from
+from coordinator.domain.errors import BadInput, BadRepository, CoordinatorError, DaemonUnreachable
+from coordinator.domain.problem import Problem
+from coordinator.surface import terminal
+from coordinator.surface.live import LiveView
+from coordinator.surface.log import EventLog, log_settings, set_up
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from coordinator.api.desk import Desk, LiveDaemon, Operations
+    from coordinator.api.verb import Reply, Verb
+    from coordinator.domain.settings import LogSettings, Settings
+    from coordinator.kit.service import Service
+
+_INTERRUPTED = 130
+_MOST_AGENTS = 100
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``coordinator``; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an old locale must not stop an answer
+    verbs = all_verbs()
+    parser = command.build(verbs, __version__)
+    parsed = parser.parse_args(argv)
+    if parsed.command is None:
+        getattr(parsed, "group", parser).print_help(sys.stderr)
+        return 2
+    try:
+        return _run(parsed, {verb.name: verb for verb in verbs})
+    except CoordinatorError as error:
+        _tell(error, as_json=bool(parsed.json))
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        return 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(parsed: argparse.Namespace, verbs: Mapping[str, Verb]) -> int:
+    if parsed.command == "agent":
+        return asyncio.run(_agent(command.AgentArguments(**_typed(command.AgentArguments, parsed))))
+    root = repository_top(Path(parsed.directory or "."))
+    if parsed.command == "run":
+        return _run_daemon(
+            root, command.RunArguments(**_typed(command.RunArguments, parsed)), as_json=bool(parsed.json)
+        )
+    verb = verbs[parsed.command]
+    return asyncio.run(_ask(verb, root, command.values_of(verb.arguments, parsed), as_json=bool(parsed.json)))
+
+
+def _typed(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:
+    values = command.values_of(kind, parsed)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _tell(error: CoordinatorError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": wire.error_to_json(error)}))
+        return
+    head, *rest = str(error).splitlines() or ["it failed"]
+    print("\n".join([f"coordinator: {head}", *(f"  {text}" for text in rest)]), file=sys.stderr)
+
+
+def repository_top(start: Path) -> Path:
+    """The checkout that contains ``start``; raises ``BadRepository``."""
+    folder = start.resolve()
+    if not folder.is_dir():
+        raise BadRepository(f"{start} is not a folder")
+    for candidate in (folder, *folder.parents):
+        if (candidate / ".git").exists():
+            return candidate
+    raise BadRepository(f"{folder} is not inside a git repository; run `git init` there, or name another with -C DIR")
+
+
+# -- asking --------------------------------------------------------------------------------------------------------
+
+
+async def _ask(verb: Verb, root: Path, values: dict[str, Any], *, as_json: bool) -> int:
+    if values.get("prompt") == "-":
+        values["prompt"] = sys.stdin.read()
+    arguments = arguments_from(verb, values)
+    settings = _settings(root, lenient=verb.name == "doctor")
+    desk = _desk(root, settings)
+    try:
+        if verb.place is not Place.HERE:
+            connection = await client.connect(desk.layout)
+            if connection is not None:
+                return await _remote(connection, verb, values, as_json=as_json)
+        if verb.place is Place.DAEMON:
+            raise DaemonUnreachable("no daemon is running here; `coordinator run` starts one")
+        if verb.stream is not None:
+            await _print_stream(verb, verb.stream(desk, arguments), as_json=as_json)
+            return 0
+        assert verb.call is not None  # a verb has one or the other
+        return _print_reply(verb, await verb.call(desk, arguments), as_json=as_json)
+    finally:
+        if desk.store is not None:
+            desk.store.close()
+
+
+async def _remote(connection: client.Client, verb: Verb, values: Mapping[str, Any], *, as_json: bool) -> int:
+    try:
+        if verb.streams:
+            await _print_stream(verb, connection.stream(verb.name, values), as_json=as_json)
+            return 0
+        return _print_reply(verb, await connection.call(verb.name, values), as_json=as_json)
+    finally:
+        connection.close()
+
+
+def _print_reply(verb: Verb, reply: Reply, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(reply.data, indent=2, sort_keys=True))
+    else:
+        terminal.write(sys.stdout, verb.show(reply.data, terminal.columns(sys.stdout)))
+    return reply.exit_code
+
+
+async def _print_stream(verb: Verb, items: AsyncIterator[Mapping[str, Any]], *, as_json: bool) -> None:
+    async for item in items:
+        if as_json:
+            print(json.dumps(item, sort_keys=True), flush=True)
+        else:
+            terminal.write(sys.stdout, verb.show(item, terminal.columns(sys.stdout)))
+
+
+def _settings(root: Path, *, lenient: bool) -> Settings:
+    """The doctor reports bad settings instead of stopping at them."""
+    from coordinator.domain.settings import Settings as Defaults
+    from coordinator.kit import files
+
+    try:
+        return files.read_settings(root)
+    except BadInput:
+        if lenient:
+            return Defaults()
+        raise
+
+
+def _desk(root: Path, settings: Settings) -> Desk:
+    from coordinator.api.desk import Desk as MadeDesk
+    from coordinator.kit.clock import SystemClock
+    from coordinator.kit.store import Store
+    from coordinator.sdk.layout import Layout
+
+    layout = Layout(root, root / settings.paths.state)
+    store = None
+    with contextlib.suppress(sqlite3.OperationalError):
+        store = Store.open_reading(layout.ledger)
+    return MadeDesk(
+        clock=SystemClock(),
+        layout=layout,
+        operate=lambda: _offline(root),
+        settings=settings,
+        store=store,
+        version=__version__,
+    )
+
+
+def _offline(root: Path) -> AbstractAsyncContextManager[Operations]:
+    from coordinator import daemon  # the whole house; only changing something without a daemon needs it
+
+    return daemon.offline(root)
+
+
+# -- running -------------------------------------------------------------------------------------------------------
+
+
+def _run_daemon(root: Path, arguments: command.RunArguments, *, as_json: bool) -> int:
+    """The daemon with its screen, its log, its local API, and the summary at the end."""
+    from coordinator import daemon
+
+    if arguments.agents is not None and not 1 <= arguments.agents <= _MOST_AGENTS:
+        expected = f"a number from 1 to {_MOST_AGENTS}"
+        raise BadInput([Problem(file="--agents", message=f"is {arguments.agents}", expected=expected)])
+    settings = _settings(root, lenient=False)
+    logging_as = log_settings(settings.log)
+    live = sys.stdout.isatty() and not as_json and logging_as.format == "text"
+    state = root / settings.paths.state
+    set_up(logging_as, stream=sys.stderr, file=state / "daemon.log" if live else None)
+    summary = RunSummary()
+    options = daemon.RunOptions(
+        agents=arguments.agents, self_improve=arguments.self_improve, until_idle=arguments.until_idle
+    )
+
+    def screens(running: LiveDaemon) -> Sequence[Service]:
+        return _screens(running, logging_as, live=live, as_json=as_json)
+
+    code = asyncio.run(daemon.run(root, options, screens=screens, tap=summary.take))
+    _print_summary(summary, root, state, as_json=as_json)
+    return code
+
+
+def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_json: bool) -> Sequence[Service]:
+    """On a terminal a picture, elsewhere lines, with ``--json`` objects; the API is there in any case."""
+    from coordinator.api.desk import Desk as MadeDesk
+    from coordinator.api.server import ApiServer
+
+    desk = MadeDesk(
+        clock=running.clock,
+        layout=running.layout,
+        live=running,
+        operate=lambda: contextlib.nullcontext(running),
+        settings=running.settings,
+        store=running.store,
+        version=__version__,
+    )
+    api = ApiServer(desk, all_verbs())
+    if live:
+        return [LiveView(running, sys.stdout, columns=lambda: terminal.columns(sys.stdout)), api]
+    return [EventLog(running.bus, sys.stdout, logging_as, every=as_json), api]
+
+
+def _print_summary(summary: RunSummary, root: Path, state: Path, *, as_json: bool) -> None:
+    from coordinator.kit.store import Store
+
+    counts: dict[str, int] = {}
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(Store.open_reading(state / "ledger.db")) as store,
+    ):
+        counts = {row["state"]: row["n"] for row in store.query("tasks_count")}
+    data = summary.data(counts, str(root))
+    with contextlib.suppress(OSError):  # whoever read our output has gone; the run is over all the same
+        if as_json:
+            print(json.dumps(data, sort_keys=True), flush=True)
+        else:
+            terminal.write(sys.stdout, show_summary(data, terminal.columns(sys.stdout)))
+
+
+async def _agent(arguments: command.AgentArguments) -> int:
+    from coordinator.fleet.runner import run_agent
+    from coordinator.sdk.layout import Layout
+
+    repository = Path(arguments.repository).absolute() if arguments.repository else repository_top(Path("."))
+    state = Path(arguments.state).absolute() if arguments.state else None
+    if state is None or arguments.idle_exit is None:
+        settings = _settings(repository, lenient=False)
+        state = state or repository / settings.paths.state
+        idle_exit_s = settings.fleet.idle_exit_s if arguments.idle_exit is None else arguments.idle_exit
+    else:
+        idle_exit_s = arguments.idle_exit
+    layout = Layout(repository, state)
+    name = arguments.name or f"agent-{os.getpid()}"
+    return await run_agent(layout, name=name, roles=arguments.role, idle_exit_s=idle_exit_s, once=arguments.once)

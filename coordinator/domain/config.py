@@ -1,0 +1,217 @@
+"""Settings and role cards as a person writes them, turned into the frozen values of ``settings`` and ``card``.
+
+Owns one invariant: either every key is known and within its bounds, or nothing is used and all problems are named at
+once. Defaults are those of the dataclasses; no file is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from coordinator.domain.card import RoleCard
+from coordinator.domain.errors import BadInput
+from coordinator.domain.problem import Problem
+from coordinator.domain.settings import (
+    DiscoverySettings,
+    FleetSettings,
+    GateSettings,
+    LandSettings,
+    LogSettings,
+    PathSettings,
+    Settings,
+)
+from coordinator.domain.task import TASK_ID
+from coordinator.domain.taskfile import GLOB, LARGEST_PRIORITY, LONGEST_TIMEOUT_S
+from coordinator.domain.toml_position import TomlDocument, read_document
+from coordinator.domain.toml_table import ENV_NAME, TomlTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DISCOVERY_TOOLS: Final = ("ruff",)
+"""Tools that a scan knows."""
+
+_DAY_S: Final = 24 * 3600.0
+_LARGEST_BYTES: Final = 1 << 50
+_BRANCH: Final = re.compile(
+    r"(?!-)(?!refs/)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))(?![./])[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
+)
+_FOLDER: Final = re.compile(r"(?!/)(?!\.{1,2}(?:/|$))(?!.*(?:^|/)\.{1,2}(?:/|$))[^\\]*[^/\\]")
+_PERSON: Final = re.compile(r"[^<>\n]*[^<>\s][^<>\n]*")
+_RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
+_ENV_RULE: Final = "the name of an environment variable"
+_CARD_TIMEOUT_S: Final = RoleCard(role="any").timeout_s
+_CARD_KEYS: Final = frozenset(
+    {
+        "budget_usd",
+        "command",
+        "concurrency",
+        "description",
+        "env",
+        "external",
+        "memory_bytes",
+        "model",
+        "network",
+        "paths",
+        "timeout",
+    }
+)
+
+
+def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[str, ...] = ()) -> Settings:
+    """The settings in the table ``data``, which stands at ``at`` in the document ``text``.
+
+    Raises ``BadInput`` with every problem found.
+    """
+    problems: list[Problem] = []
+    document = TomlDocument(data, text.removeprefix("\ufeff").replace("\r\n", "\n"), file)
+    top = TomlTable(document, data, problems, at=at, name=".".join(at))
+    top.check_keys({"discovery", "fleet", "gate", "land", "log", "paths"})
+    settings = Settings(
+        discovery=_discovery(_table(top, "discovery", document, problems)),
+        fleet=_fleet(_table(top, "fleet", document, problems)),
+        gate=_gate(_table(top, "gate", document, problems)),
+        land=_land(_table(top, "land", document, problems)),
+        log=_log(_table(top, "log", document, problems)),
+        paths=_paths(_table(top, "paths", document, problems)),
+    )
+    if problems:
+        raise BadInput(sorted(problems))
+    return settings
+
+
+def _table(top: TomlTable, key: str, document: TomlDocument, problems: list[Problem]) -> TomlTable:
+    return top.table(key) or TomlTable(document, {}, problems)
+
+
+def _discovery(table: TomlTable) -> DiscoverySettings:
+    usual = DiscoverySettings()
+    table.check_keys(DiscoverySettings.__dataclass_fields__)
+    tools = table.texts("tools", usual.tools, expected="one of " + ", ".join(DISCOVERY_TOOLS))
+    for index, tool in enumerate(tools):
+        if tool not in DISCOVERY_TOOLS:
+            table.wrong("tools", f'"{tool}" is not known', "one of " + ", ".join(DISCOVERY_TOOLS), inside=(index,))
+    return DiscoverySettings(
+        interval_s=table.seconds("interval_s", usual.interval_s, 1.0, 30 * _DAY_S),
+        max_open=table.integer("max_open", usual.max_open, 0, 10_000),
+        priority=table.integer("priority", usual.priority, 0, LARGEST_PRIORITY),
+        select=table.texts("select", usual.select, expected="a ruff rule or its prefix, e.g. F401", pattern=_RULE),
+        tools=tools,
+    )
+
+
+def _fleet(table: TomlTable) -> FleetSettings:
+    usual = FleetSettings()
+    table.check_keys(FleetSettings.__dataclass_fields__)
+    settings = FleetSettings(
+        agents=table.integer("agents", usual.agents, 1, 100),
+        backoff_s=table.seconds("backoff_s", usual.backoff_s, 0.0, 300.0),
+        default_role=table.text(
+            "default_role", usual.default_role, expected="the name of a role card", pattern=TASK_ID
+        ),
+        grace_s=table.seconds("grace_s", usual.grace_s, 0.0, 3600.0),
+        heartbeat_s=table.seconds("heartbeat_s", usual.heartbeat_s, 0.05, 3600.0),
+        idle_exit_s=table.seconds("idle_exit_s", usual.idle_exit_s, 0.0, _DAY_S),
+        max_attempts=table.integer("max_attempts", usual.max_attempts, 1, 100),
+        min_free_bytes=table.size("min_free_bytes", usual.min_free_bytes, 0, _LARGEST_BYTES),
+        rescan_s=table.seconds("rescan_s", usual.rescan_s, 0.1, 3600.0),
+        silence_s=table.seconds("silence_s", usual.silence_s, 0.1, _DAY_S),
+    )
+    if settings.silence_s < 2 * settings.heartbeat_s:
+        key = "silence_s" if "silence_s" in table else "heartbeat_s"
+        table.wrong(key, "every attempt would be taken for dead", "silence_s of at least twice heartbeat_s")
+    return settings
+
+
+def _gate(table: TomlTable) -> GateSettings:
+    usual = GateSettings()
+    table.check_keys(GateSettings.__dataclass_fields__)
+    return GateSettings(
+        batch=table.integer("batch", usual.batch, 1, 100),
+        commands=table.texts("commands", usual.commands, expected="a shell command line", lines=True, longest=20_000),
+        env=table.texts("env", usual.env, expected=_ENV_RULE, pattern=ENV_NAME),
+        memory_bytes=table.size("memory_bytes", usual.memory_bytes, 0, _LARGEST_BYTES),
+        output_bytes=table.size("output_bytes", usual.output_bytes, 1024, _LARGEST_BYTES),
+        python=table.text("python", usual.python, expected="the path of a Python interpreter", longest=4096),
+        retry_s=table.seconds("retry_s", usual.retry_s, 0.1, _DAY_S),
+        timeout_s=table.seconds("timeout_s", usual.timeout_s, 0.1, LONGEST_TIMEOUT_S),
+    )
+
+
+def _land(table: TomlTable) -> LandSettings:
+    usual = LandSettings()
+    table.check_keys(LandSettings.__dataclass_fields__)
+    person = "text without < and >"
+    return LandSettings(
+        author_email=table.text("author_email", usual.author_email, expected=person, pattern=_PERSON),
+        author_name=table.text("author_name", usual.author_name, expected=person, pattern=_PERSON),
+        hooks=table.flag("hooks", usual.hooks),
+        target=table.text("target", usual.target, expected="a branch's name, e.g. coordinator/main", pattern=_BRANCH),
+    )
+
+
+def _log(table: TomlTable) -> LogSettings:
+    usual = LogSettings()
+    table.check_keys(LogSettings.__dataclass_fields__)
+    return LogSettings(
+        format=table.choice("format", usual.format, ("json", "text")),
+        level=table.choice("level", usual.level, ("debug", "error", "info", "warning")),
+    )
+
+
+def _paths(table: TomlTable) -> PathSettings:
+    usual = PathSettings()
+    table.check_keys(PathSettings.__dataclass_fields__)
+    rule = "a folder inside the repository, relative to its top"
+    folders = {
+        name: table.text(name, str(getattr(usual, name)), expected=rule, pattern=_FOLDER)
+        for name in ("agents", "state", "tasks")
+    }
+    for name, other in (("tasks", "agents"), ("state", "agents"), ("state", "tasks")):
+        one, two = folders[name] + "/", folders[other] + "/"
+        if one.startswith(two) or two.startswith(one):
+            key = name if name in table else other
+            table.wrong(key, f"{name} and {other} would lie one in the other", "folders apart from each other")
+    return PathSettings(**folders)
+
+
+def card_from(text: str, file: str, role: str, standing_brief: str = "") -> RoleCard:
+    """The role card written in ``text``. Raises ``BadInput`` with every problem found.
+
+    ``command`` must be given, unless the role is ``external``; an empty one says on purpose that somebody still has
+    to set it.
+    """
+    document = read_document(text, file)
+    if isinstance(document, Problem):
+        raise BadInput([document])
+    problems: list[Problem] = []
+    if TASK_ID.fullmatch(role) is None:
+        problems.append(
+            Problem(file=file, message=f"{role!r} is no name for a role", expected="an id such as reviewer")
+        )
+    table = TomlTable(document, document.data, problems)
+    table.check_keys(_CARD_KEYS)
+    card = RoleCard(
+        role=role,
+        budget_usd=table.number("budget_usd", 0.0, 0.0, 1e6),
+        command=table.texts("command", expected="the program and its arguments", lines=True, longest=100_000),
+        concurrency=table.integer("concurrency", 0, 0, 100),
+        description=table.text("description", expected="one line"),
+        env=table.texts("env", expected=_ENV_RULE, pattern=ENV_NAME),
+        external=table.flag("external", False),
+        file=file,
+        memory_bytes=table.size("memory_bytes", 0, 0, _LARGEST_BYTES),
+        model=table.text("model", expected="a model's name"),
+        network=table.flag("network", True),
+        paths=table.texts("paths", expected='a glob inside the repository, e.g. "src/**"', longest=4096, pattern=GLOB),
+        standing_brief=standing_brief,
+        timeout_s=table.seconds("timeout", _CARD_TIMEOUT_S, 0.001, LONGEST_TIMEOUT_S),
+    )
+    if card.external and card.command:
+        table.wrong("command", "agents of an external role start by themselves", "no command, or no external = true")
+    elif not card.external and "command" not in table:
+        table.wrong("command", "is missing", 'a program with arguments that reads the brief, e.g. ["./agent.sh"]')
+    if problems:
+        raise BadInput(sorted(problems))
+    return card

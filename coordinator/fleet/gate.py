@@ -1,0 +1,304 @@
+"""The validation gate: does the merged tree hold what the target holds, and what its tasks promise?
+
+Owns one invariant: *passed* means that every check looked at this very merged tree in a clean clone of its own, and that
+the target was looked at with the same tools. What the outcomes mean together is ``policy.verdict``'s; landing is the lander's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from coordinator.checks.detect import Check, GatePlan, detect
+from coordinator.checks.pytest import NOTHING_COLLECTED
+from coordinator.checks.shell import run_command
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
+from coordinator.domain.errors import BadRepository, CoordinatorError
+from coordinator.domain.event import GateJudged
+from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from coordinator.domain.settings import Settings
+    from coordinator.domain.task import Task
+    from coordinator.kit.bus import Bus
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.git import Git
+    from coordinator.kit.store import Store
+    from coordinator.sdk.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_PLANS_KEPT: Final = 16
+
+
+class _Trees:
+    """Clean clones for one judgement, each made when first asked for, all below one folder that goes away with it."""
+
+    def __init__(self, git: Git, folder: Path, *, target: str, merged: str) -> None:
+        self._commits = {"target": target, "merged": merged}
+        self._counter = itertools.count(1)
+        self._folder = folder
+        self._git = git
+        self._made: dict[str, Path] = {}
+
+    async def target(self) -> Path:
+        return await self._get("target")
+
+    async def merged(self) -> Path:
+        return await self._get("merged")
+
+    def forget(self) -> None:
+        """What ran in the trees may have changed them: the next who asks gets new ones."""
+        self._made.clear()
+
+    def scratch(self) -> Path:
+        folder = self._folder / f"run-{next(self._counter)}"
+        folder.mkdir()
+        return folder
+
+    async def _get(self, which: str) -> Path:
+        if which not in self._made:
+            path = self._folder / f"{which}-{next(self._counter)}"
+            await self._git.export_tree(self._commits[which], path)
+            self._made[which] = path
+        return self._made[which]
+
+
+class Gate:
+    """Judges merged trees; remembers what each check said about a tree so that the target is looked at once."""
+
+    def __init__(self, git: Git, settings: Settings, layout: Layout, store: Store, clock: Clock, bus: Bus) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._folder = layout.state / "gate"
+        self._git = git
+        self._layout = layout
+        self._plans: dict[str, GatePlan] = {}
+        self._set_aside: dict[str, Unavailable] = {}
+        self._settings = settings.gate
+        self._store = store
+
+    async def plan(self, target: str) -> GatePlan:
+        """What would be run for ``target`` (any revision), and what cannot be; raises ``BadRepository`` when there is none."""
+        commit = await self._git.resolve(target)
+        if commit is None:
+            raise BadRepository(f"{target} names no commit of this repository")
+        tree = await self._git.tree_of(commit)
+        if tree not in self._plans:
+            async with self._trees(commit, commit) as trees:
+                self._remember_plan(tree, await self._detect(await trees.target()))
+        return self._without_set_aside(self._plans[tree])
+
+    async def judge(self, target_commit: str, merged_commit: str, tasks: Sequence[Task]) -> Verdict:
+        """The word on ``merged_commit``, built upon ``target_commit`` by ``tasks``. Trouble of ours is BROKEN, not raised."""
+        began = self._clock.monotonic()
+        try:
+            async with self._trees(target_commit, merged_commit) as trees:
+                verdict = await self._judge(trees, target_commit, merged_commit, tasks)
+        except (CoordinatorError, OSError) as error:
+            _log.warning("the gate could not work", extra={"action": "gate_failed", "error": str(error)})
+            reason = f"the gate could not work: {error}"
+            verdict = Verdict(kind=VerdictKind.BROKEN, broken_check="gate", reason=reason)
+        took_s = round(self._clock.monotonic() - began, 3)
+        verdict = replace(verdict, took_s=took_s)
+        ids = tuple(task.id for task in tasks)
+        self._bus.publish(GateJudged(tasks=ids, verdict=verdict.kind, reason=verdict.reason, took_s=took_s))
+        return verdict
+
+    async def sweep(self) -> None:
+        """Remove what a killed run left behind; only for the daemon that holds the directory, before it judges."""
+        await asyncio.to_thread(remove_tree, self._folder)
+
+    @contextlib.asynccontextmanager
+    async def _trees(self, target: str, merged: str) -> AsyncIterator[_Trees]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self._folder, prefix="judge-"))
+        try:
+            yield _Trees(self._git, folder, target=target, merged=merged)
+        finally:
+            await asyncio.to_thread(remove_tree, folder)
+
+    async def _judge(self, trees: _Trees, target: str, merged: str, tasks: Sequence[Task]) -> Verdict:
+        target_tree, merged_tree = await self._git.tree_of(target), await self._git.tree_of(merged)
+        old_plan = self._plans.get(target_tree) or await self._detect(await trees.target())
+        new_plan = await self._detect(await trees.merged())
+        self._remember_plan(target_tree, old_plan)
+        accepts = await self._accepts(trees, new_plan, tasks)
+        if any(accepted.outcome.status is not CheckStatus.PASSED for accepted in accepts):
+            return judge((), accepts)
+        if accepts:
+            trees.forget()
+        changes = await self._git.changes(target, merged)
+        renamed = {change.old_path: change.path for change in changes if change.status == "R"}
+        known = {check.key for check in old_plan.checks}
+        pairs = [(check, await self._compare(check, trees, target_tree, renamed)) for check in old_plan.checks]
+        new_checks = [check for check in new_plan.checks if check.key not in known]
+        pairs += [(check, await self._first_time(check, trees)) for check in new_checks]
+        weighed = [(check, pair) for check, pair in pairs if pair is not None]
+        notes = [f"{item.check} not run: {item.reason}" for item in self._without_set_aside(old_plan).unavailable]
+        verdict = judge([pair for _, pair in weighed], accepts, renamed=renamed, notes=notes)
+        if verdict.kind is VerdictKind.PASSED:
+            self._remember_plan(merged_tree, new_plan)
+            for check, pair in weighed:
+                self._remember(merged_tree, check, pair.merged)
+        return verdict
+
+    async def _compare(self, check: Check, trees: _Trees, target_tree: str, renamed: Mapping[str, str]) -> Pair | None:
+        """One check on both trees; what speaks against the change is looked at twice. None when it was set aside."""
+        if check.key in self._set_aside:
+            return None
+        remembered = self._recall(target_tree, check)
+        baseline = remembered or await self._baseline(check, trees, target_tree)
+        if baseline.status is CheckStatus.BROKEN and self._may_set_aside(check, baseline):
+            return None
+        limit_s = self._settings.timeout_s
+        if baseline.status is CheckStatus.BROKEN:
+            return Pair(baseline=baseline, merged=baseline, limit_s=limit_s)
+        pair = Pair(baseline=baseline, merged=await self._run(check, trees, await trees.merged()), limit_s=limit_s)
+        if is_clean(pair, renamed):
+            return pair
+        trees.forget()
+        if pair.merged.broken_by is not BrokenBy.TIME:
+            pair = confirmed(pair, await self._run(check, trees, await trees.merged()), renamed)
+        if remembered and not is_clean(pair, renamed):
+            # Remembered from another day: packages, network or the date may be what changed, not the code.
+            pair = replace(pair, baseline=await self._baseline(check, trees, target_tree))
+        trees.forget()
+        aside = pair.baseline.status is CheckStatus.BROKEN and self._may_set_aside(check, pair.baseline)
+        return None if aside else pair
+
+    async def _first_time(self, check: Check, trees: _Trees) -> Pair | None:
+        """A check that the change itself brings in (a project's first tests): there is no target to compare with."""
+        if check.key in self._set_aside:
+            return None
+        merged = await self._run(check, trees, await trees.merged())
+        if merged.status is CheckStatus.BROKEN and (not check.required or merged.reason == NOTHING_COLLECTED):
+            return None
+        return Pair(
+            baseline=CheckOutcome(check=check.name, status=CheckStatus.PASSED),
+            merged=merged,
+            limit_s=self._settings.timeout_s,
+        )
+
+    async def _baseline(self, check: Check, trees: _Trees, target_tree: str) -> CheckOutcome:
+        outcome = await self._run(check, trees, await trees.target())
+        self._remember(target_tree, check, outcome)
+        return outcome
+
+    async def _accepts(self, trees: _Trees, plan: GatePlan, tasks: Sequence[Task]) -> list[Accepted]:
+        """Each task's own commands, up to the first that does not pass: the rest would only cost time."""
+        accepts: list[Accepted] = []
+        limit_s = self._settings.timeout_s
+        for task in tasks:
+            for command in task.accept:
+                outcome = await self._accept(command, trees, await trees.merged(), plan)
+                witness = None
+                if outcome.broken_by is BrokenBy.TIME:
+                    witness = await self._accept(command, trees, await trees.target(), plan)
+                accepts.append(
+                    Accepted(command=command, outcome=outcome, task=task.id, on_target=witness, limit_s=limit_s)
+                )
+                if outcome.status is not CheckStatus.PASSED:
+                    return accepts
+        return accepts
+
+    async def _accept(self, command: str, trees: _Trees, tree: Path, plan: GatePlan) -> CheckOutcome:
+        return await run_command(
+            command, name=command, tree=tree, scratch=trees.scratch(), surroundings=plan.surroundings
+        )
+
+    async def _run(self, check: Check, trees: _Trees, tree: Path) -> CheckOutcome:
+        outcome = await check.run(tree, trees.scratch())
+        _log.info(
+            "check done",
+            extra={"action": "check_done", "check": check.name, "status": outcome.status, "took_s": outcome.took_s},
+        )
+        return outcome
+
+    async def _detect(self, tree: Path) -> GatePlan:
+        return await asyncio.to_thread(detect, tree, self._layout.repository, self._settings)
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def _may_set_aside(self, check: Check, outcome: CheckOutcome) -> bool:
+        """A check that is only our offer, or that finds nothing to run, is named as not available; the line goes on."""
+        if check.required and outcome.reason != NOTHING_COLLECTED:
+            return False
+        remedy = "see the reason; or say in [gate] commands what to run"
+        self._set_aside[check.key] = Unavailable(check=check.name, reason=outcome.reason, remedy=remedy)
+        return True
+
+    def _without_set_aside(self, plan: GatePlan) -> GatePlan:
+        aside = tuple(self._set_aside[check.key] for check in plan.checks if check.key in self._set_aside)
+        checks = tuple(check for check in plan.checks if check.key not in self._set_aside)
+        return replace(plan, checks=checks, unavailable=(*plan.unavailable, *aside))
+
+    def _remember_plan(self, tree: str, plan: GatePlan) -> None:
+        self._plans.pop(tree, None)
+        self._plans[tree] = plan
+        while len(self._plans) > _PLANS_KEPT:
+            del self._plans[next(iter(self._plans))]
+
+    def _recall(self, tree: str, check: Check) -> CheckOutcome | None:
+        rows = self._store.query("baseline_get", tree=tree, command=check.key)
+        return decode_outcome(rows[0]["outcome"]) if rows else None
+
+    def _remember(self, tree: str, check: Check, outcome: CheckOutcome) -> None:
+        if outcome.status is CheckStatus.BROKEN:
+            return
+        at = self._clock.now().isoformat()
+        self._store.execute("baseline_put", tree=tree, command=check.key, outcome=encode_outcome(outcome), at=at)
+
+
+def encode_outcome(outcome: CheckOutcome) -> str:
+    """A passed or failed outcome as JSON; the excerpt is left out, it is of no use to a later comparison."""
+    return json.dumps(
+        {
+            "check": outcome.check,
+            "failures": sorted(outcome.failures),
+            "reason": outcome.reason,
+            "seen": sorted(outcome.seen),
+            "status": outcome.status,
+            "took_s": outcome.took_s,
+        }
+    )
+
+
+def decode_outcome(text: str) -> CheckOutcome | None:
+    """None for what cannot be read: then the check is simply run."""
+    try:
+        data = json.loads(text)
+        return CheckOutcome(
+            check=data["check"],
+            failures=frozenset(data["failures"]),
+            reason=data["reason"],
+            seen=frozenset(data["seen"]),
+            status=CheckStatus(data["status"]),
+            took_s=data["took_s"],
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of ours, also when something in it took away our right to."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        for path, folders, _ in os.walk(folder):
+            for name in folders:
+                inner = Path(path, name)
+                if not inner.is_symlink():
+                    with contextlib.suppress(OSError):
+                        inner.chmod(0o700)
+        shutil.rmtree(folder, ignore_errors=True)

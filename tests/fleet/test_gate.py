@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from coordinator.checks.detect import GatePlan
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Verdict, VerdictKind
+from coordinator.domain.event import GateJudged
+from coordinator.domain.settings import GateSettings, Settings
+from coordinator.domain.task import Task
+from coordinator.fleet.gate import Gate, decode_outcome, encode_outcome, remove_tree
+from coordinator.kit.bus import Bus
+from coordinator.kit.clock import SystemClock
+from coordinator.kit.git import Git
+from coordinator.kit.store import Store
+from tests.conftest import git
+from tests.fleet.candidates import work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from coordinator.domain.event import Published
+    from coordinator.sdk.layout import Layout
+
+DEFAULTS: dict[str, Any] = {"env": ("PYTEST_DISABLE_PLUGIN_AUTOLOAD",), "memory_bytes": 0, "timeout_s": 60.0}
+PRICE = "def gross(net: float, tax: float = 0.19) -> float:\n    return {}\n"
+
+
+@pytest.fixture
+def store(layout: Layout) -> Iterator[Store]:
+    opened = Store.open(layout.ledger)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def events() -> list[Published]:
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's pytest needs none of the plug-ins that this suite has installed."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+@pytest.fixture
+def make(repository: Path, layout: Layout, store: Store, events: list[Published]) -> Callable[..., Gate]:
+    def make(**gate: object) -> Gate:
+        settings = Settings(gate=replace(GateSettings(**DEFAULTS), **gate))  # type: ignore[arg-type]
+        clock = SystemClock()
+        bus = Bus(clock)
+        bus.tap(events.append)
+        return Gate(Git(repository, repository / ".git"), settings, layout, store, clock, bus)
+
+    return make
+
+
+@pytest.fixture
+def head(repository: Path) -> str:
+    return git(repository, "rev-parse", "HEAD")
+
+
+def task(*accept: str, id: str = "one") -> Task:  # noqa: A002
+    return Task(id=id, prompt="p", accept=accept)
+
+
+async def judge(gate: Gate, repository: Path, head: str, files: dict[str, str | None], *accept: str) -> Verdict:
+    return await gate.judge(head, work(repository, head, files), [task(*accept)])
+
+
+async def test_the_projects_tests_decide(
+    make: Callable[..., Gate], repository: Path, head: str, layout: Layout
+) -> None:
+    gate = make(python=sys.executable)
+    good = await judge(gate, repository, head, {"shop/price.py": PRICE.format("round(net + net * tax, 2)")})
+    assert good.kind is VerdictKind.PASSED, good
+    bad = await judge(gate, repository, head, {"shop/price.py": PRICE.format("net")})
+    assert bad.kind is VerdictKind.FAILED
+    assert bad.new_failures == ("tests/test_price.py::test_gross",)
+    assert "assert" in bad.excerpt
+    assert not list((layout.state / "gate").iterdir())
+
+
+async def test_what_a_change_may_not_do(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    gate = make(python=sys.executable)
+    skipped = (
+        "import pytest\nfrom shop.price import gross\n\n\n@pytest.mark.skip\ndef test_gross():\n    assert gross(1)\n"
+    )
+    verdict = await judge(gate, repository, head, {"tests/test_price.py": skipped})
+    assert verdict.kind is VerdictKind.FAILED
+    assert set(verdict.lost_tests) == {"tests/test_price.py::test_gross", "tests/test_price.py::test_no_tax"}
+    verdict = await judge(gate, repository, head, {"conftest.py": "import nowhere\n"})
+    assert verdict.kind is VerdictKind.FAILED
+    assert "pytest" in verdict.new_failures
+    verdict = await judge(gate, repository, head, {"shop/new.py": "import os\n"})
+    assert verdict.new_failures == ("shop/new.py: F401 `os` imported but unused",)
+
+
+async def test_a_moved_test_is_not_a_lost_one(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    text = (repository / "tests" / "test_price.py").read_text()
+    files = {"tests/test_price.py": None, "tests/unit/test_gross.py": text}
+    verdict = await judge(make(python=sys.executable), repository, head, files)
+    assert verdict.kind is VerdictKind.PASSED, verdict
+
+
+async def test_accept_commands_run_on_the_merged_tree(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    gate = make(commands=("true",))
+    files: dict[str, str | None] = {"new.txt": "x\n"}
+    assert (await judge(gate, repository, head, files, "test -f new.txt")).kind is VerdictKind.PASSED
+    failed = await judge(gate, repository, head, files, "test -f new.txt", "echo nope; test -f other.txt")
+    assert failed.kind is VerdictKind.FAILED
+    assert failed.new_failures == ("echo nope; test -f other.txt",)
+    assert failed.excerpt == "nope\n"
+    broken = await judge(gate, repository, head, files, "no-such-tool")
+    assert (broken.kind, broken.broken_task) == (VerdictKind.BROKEN, "one")
+    missing = await judge(gate, repository, head, files, "./promised-script")
+    assert missing.kind is VerdictKind.FAILED
+
+
+async def test_an_endless_accept_command_is_the_tasks_doing_only_if_the_target_is_quick(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    gate = make(commands=("true",), timeout_s=0.5)
+    files: dict[str, str | None] = {"slow": "x\n"}
+    assert (await judge(gate, repository, head, files, "test ! -f slow || sleep 60")).kind is VerdictKind.FAILED
+    assert (await judge(gate, repository, head, files, "sleep 60")).kind is VerdictKind.BROKEN
+
+
+async def test_a_command_that_cannot_run_is_broken_and_nobody_is_charged(
+    make: Callable[..., Gate], repository: Path, head: str, events: list[Published]
+) -> None:
+    verdict = await judge(make(commands=("no-such-tool --check",)), repository, head, {"a": "b\n"})
+    assert verdict.kind is VerdictKind.BROKEN
+    assert verdict.broken_check == "no-such-tool --check"
+    assert verdict.broken_task == ""
+    assert "not found" in verdict.reason
+    (published,) = events
+    assert isinstance(published.event, GateJudged)
+    assert published.event.verdict == "broken"
+    assert published.event.tasks == ("one",)
+
+
+async def test_trouble_of_our_own_is_broken_not_raised(
+    make: Callable[..., Gate], repository: Path, head: str, layout: Layout
+) -> None:
+    (layout.state / "gate").write_text("in the way")
+    verdict = await judge(make(commands=("true",)), repository, head, {"a": "b\n"})
+    assert (verdict.kind, verdict.broken_check) == (VerdictKind.BROKEN, "gate")
+    (layout.state / "gate").unlink()
+    verdict = await make(commands=("true",)).judge(head, "0" * 40, [task()])
+    assert verdict.kind is VerdictKind.BROKEN
+
+
+async def test_the_target_is_looked_at_once_and_what_passed_is_the_next_target(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    gate = make(commands=(f"echo run >> {runs}",))
+    first = work(repository, head, {"a": "1\n"})
+    assert (await gate.judge(head, first, [task()])).kind is VerdictKind.PASSED
+    assert runs.read_text().count("run") == 2
+    assert (await gate.judge(first, work(repository, first, {"b": "1\n"}), [task()])).kind is VerdictKind.PASSED
+    assert runs.read_text().count("run") == 3
+    again = make(commands=(f"echo run >> {runs}",))  # a restarted daemon remembers
+    assert (await again.judge(first, work(repository, first, {"c": "1\n"}), [task()])).kind is VerdictKind.PASSED
+    assert runs.read_text().count("run") == 4
+
+
+async def test_a_failure_that_does_not_come_back_is_a_note(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    flaky = f"test ! -f new.txt || test -f {once} || {{ touch {once}; exit 1; }}"
+    verdict = await judge(make(commands=(flaky,)), repository, head, {"new.txt": "x\n"})
+    assert verdict.kind is VerdictKind.PASSED
+    assert "flaky" in verdict.notes[0]
+
+
+async def test_a_remembered_target_is_looked_at_again_before_a_change_is_blamed(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    """Between two days something outside of the code broke: the target fails as well now."""
+    weather = tmp_path / "fine-weather"
+    weather.touch()
+    command = f"test -f {weather}"
+    assert (await judge(make(commands=(command,)), repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
+    weather.unlink()
+    verdict = await judge(make(commands=(command,)), repository, head, {"a": "2\n"})
+    assert verdict.kind is VerdictKind.PASSED
+    assert "on the target as well" in verdict.notes[0]
+
+
+async def test_what_checks_leave_in_a_tree_is_not_judged(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    """An accept command that makes the file the project's check looks for must not make that check pass."""
+    verdict = await judge(
+        make(commands=("test ! -f a || test -f litter",)), repository, head, {"a": "1\n"}, "touch litter"
+    )
+    assert verdict.kind is VerdictKind.FAILED
+
+
+async def test_our_own_offers_are_set_aside_when_they_cannot_look(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    """Without an environment of the project's, its tests are run with our Python; what that cannot do stops no line."""
+    base = work(repository, head, {"conftest.py": "import not_installed_here\n"})
+    gate = make()
+    assert [check.name for check in (await gate.plan(base)).checks] == ["ruff", "pytest"]
+    verdict = await gate.judge(base, work(repository, base, {"shop/more.py": "X = 1\n"}), [task()])
+    assert verdict.kind is VerdictKind.PASSED
+    plan = await gate.plan(base)
+    assert [check.name for check in plan.checks] == ["ruff"]
+    assert [missing.check for missing in plan.unavailable] == ["pytest"]
+    required = await make(python=sys.executable).judge(base, work(repository, base, {"b.txt": "x"}), [task()])
+    assert (required.kind, required.broken_check) == (VerdictKind.BROKEN, "pytest")
+
+
+async def test_first_tests_of_a_project_are_run(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    base = work(repository, head, {"tests/test_price.py": None})
+    gate = make(python=sys.executable)
+    verdict = await gate.judge(base, work(repository, base, {"test_new.py": "def test_a():\n    assert 0\n"}), [task()])
+    assert verdict.new_failures == ("test_new.py::test_a",)
+    verdict = await gate.judge(base, work(repository, base, {"test_new.py": "def test_a():\n    pass\n"}), [task()])
+    assert verdict.kind is VerdictKind.PASSED
+
+
+async def test_the_plan_comes_from_the_target(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    plan = await make(python=sys.executable).plan("main")
+    assert isinstance(plan, GatePlan)
+    assert [check.name for check in plan.checks] == ["ruff", "pytest"]
+
+
+async def test_leftovers_are_swept(make: Callable[..., Gate], layout: Layout) -> None:
+    locked = layout.state / "gate" / "judge-dead" / "locked"
+    locked.mkdir(parents=True)
+    (locked / "file").touch()
+    locked.chmod(0o000)
+    await make().sweep()
+    assert not (layout.state / "gate").exists()
+    remove_tree(layout.state / "gate")
+
+
+def test_outcomes_are_remembered_whole_or_not_at_all() -> None:
+    outcome = CheckOutcome(
+        check="c", failures=frozenset({"a"}), seen=frozenset({"a", "b"}), status=CheckStatus.FAILED, took_s=1.5
+    )
+    assert decode_outcome(encode_outcome(outcome)) == outcome
+    for garbage in ("", "{}", "[]", '{"check": 1}', encode_outcome(outcome).replace("failed", "fine")):
+        assert decode_outcome(garbage) is None
+    assert outcome.broken_by is not BrokenBy.TREE

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, VerdictKind
+from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge
+
+
+def ran(failures: set[str] = frozenset(), seen: set[str] = frozenset(), *, failed: bool | None = None) -> CheckOutcome:  # type: ignore[assignment]
+    bad = bool(failures) if failed is None else failed
+    status = CheckStatus.FAILED if bad else CheckStatus.PASSED
+    return CheckOutcome(check="tests", status=status, failures=frozenset(failures), seen=frozenset(seen), took_s=10.0)
+
+
+def broken(by: BrokenBy) -> CheckOutcome:
+    return CheckOutcome(check="tests", status=CheckStatus.BROKEN, broken_by=by, reason="why not")
+
+
+def kind(baseline: CheckOutcome, merged: CheckOutcome, limit_s: float = 100.0) -> VerdictKind:
+    return judge([Pair(baseline=baseline, merged=merged, limit_s=limit_s)]).kind
+
+
+def test_old_failures_are_not_charged_new_ones_are_named() -> None:
+    verdict = judge([Pair(baseline=ran({"a"}), merged=ran({"a"}))])
+    assert verdict.kind is VerdictKind.PASSED
+    assert "known" in verdict.notes[0]
+    verdict = judge([Pair(baseline=ran({"a"}), merged=ran({"a", "b"}))])
+    assert verdict.kind is VerdictKind.FAILED
+    assert verdict.new_failures == ("b",)
+    assert "b" in verdict.reason
+
+
+def test_nameless_failures_compare_by_status() -> None:
+    assert kind(ran(), ran(failed=True)) is VerdictKind.FAILED
+    assert kind(ran(failed=True), ran(failed=True)) is VerdictKind.PASSED
+    assert kind(ran(failed=True), ran()) is VerdictKind.PASSED
+
+
+def test_a_test_that_no_longer_runs_is_lost() -> None:
+    verdict = judge([Pair(baseline=ran(seen={"t.py::a", "t.py::b"}), merged=ran(seen={"t.py::a"}))])
+    assert verdict.kind is VerdictKind.FAILED
+    assert verdict.lost_tests == ("t.py::b",)
+
+
+def test_parameters_may_change_and_files_may_move() -> None:
+    baseline = ran(seen={"t.py::a[1]", "t.py::a[2]"}, failures={"t.py::a[1]"})
+    merged = ran(seen={"u.py::a[3]", "u.py::a[1]"}, failures={"u.py::a[1]"})
+    assert judge([Pair(baseline=baseline, merged=merged)], renamed={"t.py": "u.py"}).kind is VerdictKind.PASSED
+    assert judge([Pair(baseline=baseline, merged=merged)]).kind is VerdictKind.FAILED
+
+
+def test_who_is_to_blame_for_a_check_that_cannot_look() -> None:
+    for by in BrokenBy:
+        assert kind(broken(by), ran()) is VerdictKind.BROKEN
+        assert kind(broken(by), broken(by)) is VerdictKind.BROKEN
+    assert kind(ran(), broken(BrokenBy.ENVIRONMENT)) is VerdictKind.BROKEN
+    assert kind(ran(), broken(BrokenBy.TREE)) is VerdictKind.FAILED
+    assert kind(ran(), broken(BrokenBy.TIME), limit_s=100.0) is VerdictKind.FAILED
+    assert kind(ran(), broken(BrokenBy.TIME), limit_s=19.0) is VerdictKind.BROKEN
+
+
+def test_broken_names_check_and_reason_and_wins_over_failed() -> None:
+    pairs = [
+        Pair(baseline=ran(), merged=ran({"a"})),
+        Pair(baseline=broken(BrokenBy.ENVIRONMENT), merged=ran()),
+    ]
+    verdict = judge(pairs)
+    assert verdict.kind is VerdictKind.BROKEN
+    assert verdict.broken_check == "tests"
+    assert verdict.broken_task == ""
+    assert "why not" in verdict.reason
+
+
+def test_accept_commands() -> None:
+    def accept(outcome: CheckOutcome, on_target: CheckOutcome | None = None) -> Accepted:
+        return Accepted(command="make ok", outcome=outcome, task="t1", on_target=on_target, limit_s=100.0)
+
+    assert judge([], [accept(ran())]).kind is VerdictKind.PASSED
+    verdict = judge([], [accept(ran(failed=True))])
+    assert verdict.kind is VerdictKind.FAILED
+    assert verdict.new_failures == ("make ok",)
+    assert judge([], [accept(broken(BrokenBy.TREE))]).kind is VerdictKind.FAILED
+    verdict = judge([], [accept(broken(BrokenBy.ENVIRONMENT))])
+    assert verdict.kind is VerdictKind.BROKEN
+    assert verdict.broken_task == "t1"
+    assert judge([], [accept(broken(BrokenBy.TIME))]).kind is VerdictKind.BROKEN
+    assert judge([], [accept(broken(BrokenBy.TIME), broken(BrokenBy.TIME))]).kind is VerdictKind.BROKEN
+    assert judge([], [accept(broken(BrokenBy.TIME), ran(failed=True))]).kind is VerdictKind.FAILED
+
+
+def test_nothing_to_check_says_so() -> None:
+    assert "nothing to check" in judge([]).reason
+
+
+_NAMES = st.frozensets(st.sampled_from("abcdef"))
+_RUNS = st.one_of(
+    st.builds(lambda failures, seen: ran(failures, seen | failures), _NAMES, _NAMES),
+    st.just(ran(failed=True)),
+    st.sampled_from(BrokenBy).map(broken),
+)
+
+
+@given(st.lists(st.tuples(_RUNS, _RUNS), max_size=4))
+def test_passed_only_when_every_check_looked_and_nothing_is_new(runs: list[tuple[CheckOutcome, CheckOutcome]]) -> None:
+    pairs = [Pair(baseline=baseline, merged=merged, limit_s=15.0) for baseline, merged in runs]
+    verdict = judge(pairs)
+    assert (verdict.kind is VerdictKind.PASSED) == all(is_clean(pair) for pair in pairs)
+    if verdict.kind is VerdictKind.PASSED:
+        for baseline, merged in runs:
+            assert CheckStatus.BROKEN not in {baseline.status, merged.status}
+            assert merged.failures <= baseline.failures
+    if any(baseline.status is CheckStatus.BROKEN for baseline, _ in runs):
+        assert verdict.kind is VerdictKind.BROKEN
+
+
+@given(_RUNS, _RUNS, _RUNS)
+def test_a_second_look_forgives_only_what_did_not_come_back(
+    baseline: CheckOutcome, first: CheckOutcome, second: CheckOutcome
+) -> None:
+    pair = Pair(baseline=baseline, merged=first, limit_s=15.0)
+    final = confirmed(pair, second)
+    if CheckStatus.BROKEN in {first.status, second.status}:
+        assert final.merged is (second if second.status is not CheckStatus.BROKEN else first)
+        return
+    assert final.merged.failures == first.failures & second.failures
+    assert not final.flaky & final.merged.failures
+    if is_clean(pair) or is_clean(Pair(baseline=baseline, merged=second)):
+        assert is_clean(final) or baseline.status is CheckStatus.BROKEN
+
+
+def test_a_failure_that_came_back_stands_and_a_flaky_one_is_a_note() -> None:
+    pair = confirmed(Pair(baseline=ran(), merged=ran({"a", "b"})), ran({"b", "c"}))
+    verdict = judge([pair])
+    assert verdict.new_failures == ("b",)
+    assert "flaky" in verdict.notes[0]
+    assert judge([confirmed(Pair(baseline=ran(), merged=ran({"a"})), ran())]).kind is VerdictKind.PASSED
+    assert judge([confirmed(Pair(baseline=ran(), merged=ran(failed=True)), ran())]).kind is VerdictKind.PASSED
+    assert (
+        judge([confirmed(Pair(baseline=ran(), merged=ran(failed=True)), ran(failed=True))]).kind is VerdictKind.FAILED
+    )

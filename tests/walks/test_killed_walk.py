@@ -1,0 +1,70 @@
+"""The same walk with the daemon killed after every step of it, then started again. Nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.walks.house import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from tests.walks.house import House
+
+_STEPS = [
+    "daemon_ready",
+    "task_changed:ready",
+    "agent_started",
+    "task_changed:claimed",
+    "task_changed:running",
+    "task_changed:validating",
+    "gate_judged",
+    "task_changed:landing",
+    "task_changed:completed",
+    "task_landed",
+]
+
+
+def _check(house: House) -> None:
+    assert house.states() == {"one": "completed", "two": "completed", "three": "completed"}
+    assert sorted(house.landed()) == ["one", "three", "two"]
+    assert house.show("one.txt") == "1"
+    assert house.show("three.txt") == "3"
+    # each ran and landed once per generation, and the counter file shows no double effect
+    assert house.show("count.txt").splitlines() == ["x"]
+    assert list((house.top / ".coordinator" / "worktrees").iterdir()) == []
+    assert house.git("for-each-ref", "refs/coordinator/base") == ""
+    assert list((house.top / ".coordinator" / "ready").iterdir()) == []
+    assert house.git("fsck", "--no-dangling", check=False) is not None
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_killed_after(house: House, step: str) -> None:
+    house.task("one", "sleep 0.2; echo 1 > one.txt; echo x >> count.txt; git add -A; git commit -qm one")
+    house.task("two", "sleep 0.1; echo 2 > two.txt")
+    house.task("three", "echo 3 > three.txt", depends_on=["one", "two"])
+    killer = [sys.executable, "-m", "tests.walks.dying_daemon", str(house.top), step, "1"]
+    root = Path(__file__).resolve().parents[2]
+    died = subprocess.run(killer, cwd=root, env=ENVIRONMENT, timeout=60, check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, f"step {step} never came: {died.stdout}{died.stderr}"
+    done = house.command("run", "--until-idle")
+    assert done.returncode == 0, done.stdout + done.stderr
+    _check(house)
+
+
+def test_killed_again_and_again(house: House) -> None:
+    house.task("one", "sleep 0.2; echo 1 > one.txt; echo x >> count.txt; git add -A; git commit -qm one")
+    house.task("two", "sleep 0.1; echo 2 > two.txt")
+    house.task("three", "echo 3 > three.txt", depends_on=["one", "two"])
+    root = Path(__file__).resolve().parents[2]
+    for step in _STEPS:
+        killer = [sys.executable, "-m", "tests.walks.dying_daemon", str(house.top), step, "1"]
+        subprocess.run(killer, cwd=root, env=ENVIRONMENT, timeout=60, check=False, capture_output=True)
+    assert house.command("run", "--until-idle").returncode == 0
+    _check(house)
+    assert os.path.exists(house.top / ".coordinator" / "ledger.db")
