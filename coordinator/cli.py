@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from coordinator import __version__
 from coordinator.api import client, command, wire
 from coordinator.api.summary import RunSummary, show_summary
-from coordinator.api.table import all_verbs
 from coordinator.api.verb import Place, arguments_from
 from coordinator.domain.errors import BadInput, BadRepository, CoordinatorError, DaemonUnreachable
 from coordinator.domain.problem import Problem
@@ -45,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an old locale must not stop an answer
-    verbs = all_verbs()
+    words = sys.argv[1:] if argv is None else argv
+    verbs = () if words[:1] == ["agent"] else _verbs()
     parser = command.build(verbs, __version__)
-    parsed = parser.parse_args(argv)
+    parsed = parser.parse_args(words)
     if parsed.command is None:
         getattr(parsed, "group", parser).print_help(sys.stderr)
         return 2
@@ -61,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _verbs() -> tuple[Verb, ...]:
+    from coordinator.api.table import all_verbs  # half of the start-up time, of which agent processes need nothing
+
+    return all_verbs()
 
 
 def _run(parsed: argparse.Namespace, verbs: Mapping[str, Verb]) -> int:
@@ -126,13 +132,11 @@ async def _ask(verb: Verb, root: Path, values: dict[str, Any], *, as_json: bool)
 
 
 async def _remote(connection: client.Client, verb: Verb, values: Mapping[str, Any], *, as_json: bool) -> int:
-    try:
+    async with connection:
         if verb.streams:
             await _print_stream(verb, connection.stream(verb.name, values), as_json=as_json)
             return 0
         return _print_reply(verb, await connection.call(verb.name, values), as_json=as_json)
-    finally:
-        connection.close()
 
 
 def _print_reply(verb: Verb, reply: Reply, *, as_json: bool) -> int:
@@ -232,7 +236,7 @@ def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_jso
         store=running.store,
         version=__version__,
     )
-    api = ApiServer(desk, all_verbs())
+    api = ApiServer(desk, _verbs())
     if live:
         return [LiveView(running, sys.stdout, columns=lambda: terminal.columns(sys.stdout)), api]
     return [EventLog(running.bus, sys.stdout, logging_as, every=as_json), api]

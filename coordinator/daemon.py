@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from coordinator.kit.service import Service
 
 _FOLLOW_S = 30.0
+_SWEEP_S = 600.0
 _JOURNAL_KEEP = 200_000
 _BROKEN_PATIENCE = 2.0
 """A run that is to end when idle gives a broken gate this many retries to mend."""
@@ -115,7 +116,7 @@ class Daemon:
         self.ledger = Ledger(self.store, self.bus, self.clock)
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, lambda: self.steward.wake())
-        self.pool = AgentPool(layout, self.bus, self.clock)
+        self.pool = AgentPool(layout, self.bus, self.clock, idle_exit_s=settings.fleet.idle_exit_s)
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
         self.lander = Lander(
             self.git,
@@ -271,7 +272,9 @@ class Run:
     def _start_services(self) -> None:
         daemon = self._daemon
         daemon.ticks.every("follow-target", _FOLLOW_S, daemon.follow)
-        daemon.ticks.every("sweep", 600.0, daemon.sweep)
+        daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
+        if daemon.options.self_improve:
+            daemon.ticks.every("scan", daemon.settings.discovery.interval_s, daemon.discovery.look_again, jitter_s=30.0)
         services: list[Service] = [daemon.lander, daemon.pool, daemon.spool, daemon.steward, daemon.ticks]
         if daemon.options.self_improve:
             services.append(daemon.discovery)
@@ -376,8 +379,20 @@ async def run(
             daemon.store.close()
 
 
+class Offline(Operator):
+    """What ``api.desk.Operations`` asks, while no daemon runs and the caller holds its lock."""
+
+    def __init__(self, layout: Layout, ledger: Ledger, discovery: Discovery) -> None:
+        super().__init__(layout, ledger)
+        self._discovery = discovery
+
+    async def scan(self, tools: Sequence[str]) -> Sequence[FoldReport]:
+        """Look and remember; task files are written by a running daemon only."""
+        return await self._discovery.scan(tools or None)
+
+
 @asynccontextmanager
-async def offline(root: Path) -> AsyncIterator[Operator]:
+async def offline(root: Path) -> AsyncIterator[Offline]:
     """The operator's verbs while no daemon runs; raises ``DaemonBusy`` when one does."""
     facts = await git.inspect(root)
     settings = files.read_settings(facts.top)
@@ -388,8 +403,11 @@ async def offline(root: Path) -> AsyncIterator[Operator]:
         clock = SystemClock()
         bus = Bus(clock)
         bus.tap(lambda published: _journal(store, published))
+        repository = git.Git(facts.top, facts.git_dir)
+        target_name, tools = settings.land.target, settings.discovery.tools
+        discovery = Discovery(repository, settings, layout, store, bus, clock, target=target_name, tools=tools)
         try:
-            yield Operator(layout, Ledger(store, bus, clock))
+            yield Offline(layout, Ledger(store, bus, clock), discovery)
         finally:
             store.close()
 

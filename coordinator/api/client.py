@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.api import wire
 from coordinator.api.verb import Reply
@@ -56,7 +56,7 @@ def find(layout: Layout) -> Address | None:
 
 
 class Client:
-    """One connection, one question."""
+    """One connection, one question; close it by leaving its ``async with``."""
 
     def __init__(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._address = address
@@ -104,8 +104,13 @@ class Client:
         except ConnectionError:
             return b""
 
-    def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
 
 async def connect(layout: Layout) -> Client | None:

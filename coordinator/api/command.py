@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from coordinator.api.verb import Verb
 
-_SUMMARY: Final = "Keeps a fleet of coding agents busy on a git repository: tasks in, landed commits out."
+_SUMMARY: Final = "Keeps a fleet of coding agents busy: tasks in, landed commits out."
 
 _EXIT_CODES: Final = """\
 exit codes:
@@ -31,7 +31,10 @@ exit codes:
   5    the gate is broken: a check could not run, nothing lands
   130  interrupted (Ctrl-C)
 
-environment: LOG_FORMAT (text, json), LOG_LEVEL (debug, info, warning, error), NO_COLOR
+environment:
+  LOG_FORMAT   text or json
+  LOG_LEVEL    debug, info, warning or error
+  NO_COLOR     anything: no colour, whatever the terminal can do
 """
 
 GROUPS: Final = {"agents": "Look at agent processes.", "tasks": "Read, write and steer tasks."}

@@ -133,7 +133,7 @@ class ApiServer:
             ends.append(asyncio.create_task(_gone(reader)))
         try:
             await asyncio.wait({answering, *ends}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stopping.is_set() and not answering.done():
+            if self._stopping.is_set() and reader is None:
                 await asyncio.wait({answering}, timeout=1.0)
             return answering.exception() if answering.done() else None
         finally:

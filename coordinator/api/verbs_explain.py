@@ -201,7 +201,7 @@ async def logs(desk: Desk, arguments: LogArguments) -> AsyncIterator[Mapping[str
         over = _over(desk, row["id"], generation)
     with file:
         pieces = _Pieces(file)
-        for text in _last(pieces.read(), arguments.lines):
+        for text in _last(pieces.read(), pieces, arguments.lines, over=over):
             yield {"generation": generation, "line": text}
         while not over:
             await asyncio.sleep(_LOOK_S)
@@ -260,8 +260,15 @@ class _Pieces:
                 self.rest = ""
 
 
-def _last(lines: Iterator[str], count: int) -> Iterator[str]:
-    return iter(deque(lines, maxlen=count)) if count > 0 else lines
+def _last(lines: Iterator[str], pieces: _Pieces, count: int, *, over: bool) -> Iterator[str]:
+    """Only the last ``count`` lines, of which one may have no end yet when nothing more will come."""
+    if count <= 0:
+        yield from lines
+        return
+    kept = deque(lines, maxlen=count)
+    if over and pieces.rest and len(kept) == count:
+        kept.popleft()
+    yield from kept
 
 
 def show_log_line(data: Mapping[str, Any], _: int) -> list[Line]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.verb import Reply, Verb, operand, option
-from coordinator.api.view import BAD, GOOD, WARN, Line, duration, line, plural, span, wrap
+from coordinator.api.view import BAD, GOOD, WARN, Line, duration, line, plural, wrap
 from coordinator.api.wire import error_to_json
 from coordinator.domain.errors import CoordinatorError, DaemonBusy
 
@@ -70,7 +70,7 @@ def show_results(data: Mapping[str, Any], width: int) -> list[Line]:
     lines: list[Line] = []
     for result in data["results"]:
         if result["done"]:
-            lines.append(line(span("ok   ", GOOD), f"{result['task']}: {data['action']}"))
+            lines += wrap(f"ok   {result['task']}: {data['action']}", width, indent=5, style=GOOD)
         else:
             lines += wrap(f"no   {result['error']['message']}", width, indent=5, style=BAD)
     return lines

@@ -126,9 +126,8 @@ def show_doctor(data: Mapping[str, Any], width: int) -> list[Line]:
     lines: list[Line] = []
     for row in data["checks"]:
         mark, style = marks[row["status"]]
-        label = f"{mark}{row['check']}: "
-        head, *rest = wrap(f"{label}{row['detail']}", width, indent=6)
-        lines += [(span(mark, style), span(head[0].text[len(mark) :])), *rest]
+        head, *rest = wrap(f"{row['check']}: {row['detail']}", width, indent=6, first=mark)
+        lines += [(span(mark, style), *head[1:]), *rest]
         if row["remedy"]:
             lines += wrap(f"-> {row['remedy']}", width, indent=9, first="      ", style=STRONG)
     count = sum(row["status"] == "fail" for row in data["checks"])

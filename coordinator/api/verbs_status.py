@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.verb import NoArguments, Reply, Verb
-from coordinator.api.verbs_tasks import STATE_STYLES, show_problems
+from coordinator.api.verbs_tasks import STATE_STYLES, read_spool, show_problems, unread
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
+from coordinator.api.wire import problem_to_json
 from coordinator.checks.detect import detect
 from coordinator.domain.finding import FindingState, Fix
 from coordinator.domain.task import TaskState
@@ -36,6 +37,7 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
     plan = await asyncio.to_thread(detect, desk.root, desk.root, desk.settings.gate)
     refusal = _fact(desk, "refusal") or ""
     broken = desk.live.snapshot().gate_broken if desk.live is not None else ""
+    counts, problems = await _spool(desk)
     data: dict[str, Any] = {
         "version": desk.version,
         "repository": str(desk.root),
@@ -49,20 +51,31 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
             "broken": broken,
         },
         "refusal": refusal,
-        "tasks": {row["state"]: row["n"] for row in desk.rows("tasks_count")},
+        "tasks": counts,
         "at_work": [_work(desk, row) for state in _AT_WORK for row in desk.rows("tasks_by_state", state=state)],
         "stuck": [
             {"task": row["id"], "state": row["state"], "reason": row["reason"]}
             for state in _STUCK
             for row in desk.rows("tasks_by_state", state=state)
         ],
-        "problems": [
-            {key: row[key] for key in ("file", "line", "key", "message", "expected")} for row in desk.rows("problems")
-        ],
+        "problems": problems,
         "findings": _findings(desk),
     }
     data["next"] = next_steps(data)
     return Reply(data=data)
+
+
+async def _spool(desk: Desk) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Tasks by state, and problems; without a daemon, of the files as they are now."""
+    counts = {row["state"]: row["n"] for row in desk.rows("tasks_count")}
+    if desk.live is not None:
+        keys = ("file", "line", "key", "message", "expected")
+        return counts, [{key: row[key] for key in keys} for row in desk.rows("problems")]
+    spool = await read_spool(desk)
+    new = len(unread(desk, spool))
+    if new:
+        counts[TaskState.PENDING.value] = counts.get(TaskState.PENDING.value, 0) + new
+    return counts, [problem_to_json(problem) for problem in spool.problems]
 
 
 def _fact(desk: Desk, key: str) -> Any:
@@ -165,7 +178,7 @@ def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
     lines = facts([("repository", data["repository"]), ("lands on", data["target"])], width)
     lines.append((span("daemon      ", DIM), *_daemon_line(data["daemon"])))
     lines += _gate_lines(data["gate"], width)
-    lines.append((span("tasks       ", DIM), *_count_spans(data["tasks"])))
+    lines += facts([("tasks", _counted(data["tasks"]))], width)
     if data["refusal"]:
         lines += facts([("held up", data["refusal"])], width)
     for found in data["findings"]:
@@ -210,13 +223,8 @@ def _gate_lines(gate: Mapping[str, Any], width: int) -> list[Line]:
     return lines
 
 
-def _count_spans(counts: Mapping[str, int]) -> list[Any]:
-    order = [state.value for state in TaskState if counts.get(state.value)]
-    spans: list[Any] = []
-    for number, state in enumerate(order):
-        spans.append(span(", " if number else ""))
-        spans.append(span(f"{counts[state]} {state}", STATE_STYLES.get(state, "")))
-    return spans or [span("none")]
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[state]} {state}" for state in TaskState if counts.get(state)) or "none"
 
 
 def _finding_sentence(found: Mapping[str, Any]) -> str:

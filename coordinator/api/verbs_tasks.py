@@ -104,10 +104,37 @@ async def list_tasks(desk: Desk, arguments: ListArguments) -> Reply:
     if wrong:
         expected = ", ".join(_STATES)
         raise BadInput([Problem(file="--state", message=f"no state {state!r}", expected=expected) for state in wrong])
-    rows = desk.rows("tasks")
-    chosen = [task_to_json(row) for row in rows if not arguments.state or row["state"] in arguments.state]
+    rows = [task_to_json(row) for row in desk.rows("tasks")]
+    if desk.live is None:
+        rows += unread(desk, await read_spool(desk))
+        rows.sort(key=lambda row: (row["priority"], row["id"]))
+    chosen = [row for row in rows if not arguments.state or row["state"] in arguments.state]
     shown = chosen[: arguments.limit] if arguments.limit > 0 else chosen
     return Reply(data={"tasks": shown, "total": len(chosen)})
+
+
+def unread(desk: Desk, spool: SpoolState) -> list[dict[str, Any]]:
+    """Tasks that stand in the spool and that no daemon has read into the ledger yet."""
+    known = {row["id"] for row in desk.rows("tasks")}
+    return [
+        {
+            "id": task.id,
+            "state": TaskState.PENDING.value,
+            "priority": task.priority,
+            "title": task.headline,
+            "role": task.role,
+            "reason": "no daemon has read its file yet",
+            "generation": 0,
+            "attempts": 0,
+            "file": task.file,
+            "line": task.line,
+            "commit": "",
+            "created_at": "",
+            "updated_at": "",
+        }
+        for task in spool.tasks.values()
+        if task.id not in known
+    ]
 
 
 def show_list(data: Mapping[str, Any], width: int) -> list[Line]:
@@ -289,7 +316,7 @@ def new_id(text: str) -> str:
 
 
 def show_added(data: Mapping[str, Any], width: int) -> list[Line]:
-    lines: list[Line] = [line(span("added ", GOOD), f"{data['id']} ({data['file']})")]
+    lines: list[Line] = wrap(f"added {data['id']} ({data['file']})", width, indent=6, style=GOOD)
     if data["obstacle"]:
         lines += wrap(f"It stays blocked for now: {data['obstacle']}.", width, style=WARN)
     elif not data["daemon"]:

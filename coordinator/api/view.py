@@ -84,6 +84,7 @@ def wrap(text: str, width: int, *, indent: int = 0, first: str = "", style: str 
     """A paragraph; ``first`` stands before its first line, the others are indented by ``indent``. Words wider than a
     line are broken.
     """
+    width = max(width, indent + 10, width_of(first) + 10)
     lines: list[Line] = []
     head, row, used, gap = first, "", width_of(first), ""
     for piece in _PIECES.findall(clean(text)):
@@ -91,17 +92,12 @@ def wrap(text: str, width: int, *, indent: int = 0, first: str = "", style: str 
             gap = piece if row else ""
             continue
         word = piece
-        if row and used + len(gap) + width_of(word) > width:
-            lines.append(line(head, span(row, style)))
-            head, row, used, gap = " " * indent, "", indent, ""
-        while used + len(gap) + width_of(word) > width:
-            part = _fitting(word, max(width - used, 10))
-            lines.append(line(head, span(row + gap + part, style)))
+        while used + width_of(gap) + width_of(word) > width:
+            part = "" if row else _fitting(word, width - used)
+            lines.append(line(head, span(row + part, style)))
             word = word[len(part) :]
             head, row, used, gap = " " * indent, "", indent, ""
-            if width - used < 10 and width_of(word) <= 10:
-                break
-        row, used, gap = row + gap + word, used + len(gap) + width_of(word), ""
+        row, used, gap = row + gap + word, used + width_of(gap) + width_of(word), ""
     return [*lines, line(head, span(row, style))]
 
 

@@ -52,7 +52,7 @@ def read_muster(layout: Layout) -> dict[str, MusterEntry]:
     except OSError:
         return found
     for path in paths:
-        entry = _read(path)
+        entry = read_entry(path)
         if entry is None:
             continue
         if entry.alive():
@@ -62,7 +62,8 @@ def read_muster(layout: Layout) -> dict[str, MusterEntry]:
     return found
 
 
-def _read(path: Path) -> MusterEntry | None:
+def read_entry(path: Path) -> MusterEntry | None:
+    """None when the file is not there or is no entry."""
     if path.name.startswith("."):
         return None
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.attempt import Order, Outcome
-from coordinator.domain.errors import ToolFailed
+from coordinator.domain.errors import StaleGeneration, ToolFailed
 from coordinator.kit import lock
 from coordinator.sdk.agent import Agent
 from coordinator.sdk.layout import Layout, branch_name
@@ -220,7 +220,7 @@ def _run(state: Path, number: int, ready_out: int, go_in: int) -> None:
         while True:
             claim = agent.claim_next()
             if claim is not None:
-                with claim:
+                with contextlib.suppress(StaleGeneration), claim:  # a double, if it ever happens, is counted afterwards
                     wins.write(f"{claim.order.task} {time.monotonic()!r}\n")
                     claim.result(Outcome.DONE)
             elif not any(agent.layout.ready.iterdir()):

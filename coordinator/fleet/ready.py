@@ -132,6 +132,7 @@ def shell_lines(order: Order) -> str:
         "COORDINATOR_BRANCH": order.branch,
         "COORDINATOR_BRIEF": order.brief,
         "COORDINATOR_GENERATION": str(order.generation),
+        "COORDINATOR_HEARTBEAT_S": f"{order.heartbeat_s:g}",
         "COORDINATOR_REPOSITORY": order.repository,
         "COORDINATOR_ROLE": order.role,
         "COORDINATOR_TASK": order.task,

@@ -98,7 +98,14 @@ class Recovery:
                     entry.task.id, TaskState.VALIDATING, "the daemon stopped while it landed; judged again"
                 )
             submit(
-                Candidate(task=entry.task, generation=entry.generation, base=row.base, commit=commit, agent=row.agent)
+                Candidate(
+                    task=entry.task,
+                    generation=entry.generation,
+                    base=base,
+                    commit=left.candidate_commit,
+                    message=left.message,
+                    agent=agent,
+                )
             )
             count += 1
         return count

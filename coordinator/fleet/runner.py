@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from coordinator.sdk.agent import Agent
 from coordinator.sdk.layout import task_of_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from coordinator.kit.process import Exit
     from coordinator.sdk.claim import Claim
@@ -61,7 +60,7 @@ async def run_agent(
     try:
         enrolment = Enrolment.enrol(layout, name)
     except TemporaryError as error:
-        _log.error("%s", error, extra={"action": "agent_name_taken"})  # noqa: TRY400 - the text says it all
+        _log.error("%s", error, extra={"action": "agent_name_taken"})
         return NAME_TAKEN
     try:
         process.adopt_orphans()
@@ -73,9 +72,10 @@ async def run_agent(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What goes into the result."""
+    """What goes into the result; not ``clean``: something of the command still runs and cannot be ended."""
 
     outcome: Outcome
+    clean: bool = True
     exit_code: int | None = None
     reason: str = ""
     summary: str = ""
@@ -180,11 +180,16 @@ class _Runner:
                 self._enrolment.work_on(order.task, order.generation)
                 said = await self._watched(claim)
                 claim.result(said.outcome, exit_code=said.exit_code, reason=said.reason, summary=said.summary)
+                if not said.clean:
+                    _log.critical(
+                        "its command cannot be ended, the claim stays held", extra={"action": "stuck", **extra}
+                    )
+                    os._exit(STUCK)  # any orderly way out would release the claim under what still runs
             _log.info("%s: %s", order.task, said.outcome, extra={"action": "attempt_ended", **extra})
         except StaleGeneration as error:
             _log.warning("%s", error, extra={"action": "attempt_stale", **extra})
         except OSError as error:  # no result is on disk then, so the attempt counts as crashed: that is the truth
-            _log.error("no result: %s", error, extra={"action": "result_unwritten", **extra})  # noqa: TRY400
+            _log.error("no result: %s", error, extra={"action": "result_unwritten", **extra})
         finally:
             self._enrolment.work_on(None, None)
 
@@ -209,7 +214,8 @@ class _Runner:
             self._work = None
             await _finish(work)
         if work.cancelled():
-            return Said(outcome=Outcome.STOPPED, reason="stopped", summary=self._stop_reason)
+            clean = not process_table.lock_holders(self._layout.claim_lock(claim.order.task))
+            return Said(outcome=Outcome.STOPPED, reason="stopped", summary=self._stop_reason, clean=clean)
         return work.result()
 
 
@@ -245,12 +251,7 @@ async def _work(claim: Claim) -> Said:
         pass_fds=(claim.lock_fd,),
         stdin=Path(order.brief),
     )
-    said = _said(order, ended)
-    if not ended.clean:
-        claim.result(said.outcome, exit_code=said.exit_code, reason=said.reason, summary=said.summary)
-        _log.critical("something of the command cannot be ended; the claim stays held", extra={"action": "stuck"})
-        os._exit(STUCK)  # any orderly way out would release the claim under what still runs
-    return said
+    return _said(order, ended)
 
 
 async def _clone(claim: Claim) -> Path:
@@ -289,25 +290,19 @@ def _said(order: Order, ended: Exit) -> Said:
     last = _last_line(_log_of(order))
     more = f": {last}" if last else ""
     if ended.spawn_error:
-        return Said(outcome=Outcome.UNSTARTED, reason="spawn", summary=ended.spawn_error)
-    if ended.timed_out:
-        text = f"over its time limit of {order.timeout_s:g} s{more}"
-        return Said(outcome=Outcome.OVER_TIME, exit_code=ended.code, reason="timeout", summary=text)
-    if ended.output_exceeded:
-        text = f"printed more than {_LOG_BYTES // 1024**2} MiB and was stopped"
-        return Said(outcome=Outcome.FAILED, exit_code=ended.code, reason="output", summary=text)
-    if ended.code == 0:
-        return Said(outcome=Outcome.DONE, exit_code=0, summary=last)
-    if ended.signal is not None:
-        return Said(
-            outcome=Outcome.FAILED, reason=f"signal {ended.signal}", summary=f"ended by signal {ended.signal}{more}"
-        )
-    return Said(
-        outcome=Outcome.FAILED,
-        exit_code=ended.code,
-        reason=f"exit {ended.code}",
-        summary=f"exit code {ended.code}{more}",
-    )
+        outcome, reason, summary = Outcome.UNSTARTED, "spawn", ended.spawn_error
+    elif ended.timed_out:
+        outcome, reason, summary = Outcome.OVER_TIME, "timeout", f"over its time limit of {order.timeout_s:g} s{more}"
+    elif ended.output_exceeded:
+        limit = f"printed more than {_LOG_BYTES // 1024**2} MiB and was stopped"
+        outcome, reason, summary = Outcome.FAILED, "output", limit
+    elif ended.code == 0:
+        outcome, reason, summary = Outcome.DONE, "", last
+    elif ended.signal is not None:
+        outcome, reason, summary = Outcome.FAILED, f"signal {ended.signal}", f"ended by signal {ended.signal}{more}"
+    else:
+        outcome, reason, summary = Outcome.FAILED, f"exit {ended.code}", f"exit code {ended.code}{more}"
+    return Said(outcome=outcome, clean=ended.clean, exit_code=ended.code, reason=reason, summary=summary)
 
 
 def _log_of(order: Order) -> Path:

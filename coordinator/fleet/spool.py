@@ -81,7 +81,10 @@ class Spool:
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow the folder until ``stopping``; begin with what stands there unless ``read`` did."""
         if self._state is None:
-            self._on_state(await self.read())
+            state = await self.read()
+            self._state = None  # remembered only once it was told
+            self._on_state(state)
+            self._state = state
         self._all_dirty = True
         listener = asyncio.create_task(self._listen(stopping), name="spool-watch")
         rescan_at = 0.0

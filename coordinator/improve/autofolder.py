@@ -82,7 +82,9 @@ class AutoFolder:
 
     def _entries(self) -> list[os.DirEntry[str]]:
         if self._folder.is_symlink():
-            raise NotADirectoryError(f"{self._folder} is a symbolic link; discovery writes into a folder of its own only")
+            raise NotADirectoryError(
+                f"{self._folder} is a symbolic link; discovery writes into a folder of its own only"
+            )
         try:
             with os.scandir(self._folder) as entries:
                 return sorted(entries, key=lambda entry: entry.name)

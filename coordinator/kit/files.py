@@ -24,7 +24,7 @@ from coordinator.domain.settings import Settings
 from coordinator.domain.toml_position import read_document
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -306,10 +306,22 @@ async def watch(paths: Sequence[Path], stopping: asyncio.Event, *, recursive: bo
             await asyncio.wait_for(stopping.wait(), LOOK_S / 4)
 
 
-def _load_awatch() -> Callable[..., AsyncGenerator[set[tuple[Any, str]], None]]:
+def _awatch(
+    targets: Iterable[Path], stopping: asyncio.Event, polling: bool
+) -> AsyncGenerator[set[tuple[Any, str]], None]:
     from watchfiles import awatch  # 60 ms that only a daemon pays, and not in its event loop
 
-    return awatch
+    return awatch(
+        *targets,
+        watch_filter=None,
+        debounce=100,
+        stop_event=_Stop(stopping),
+        rust_timeout=int(LOOK_S * 1000),
+        yield_on_timeout=True,
+        force_polling=polling or None,
+        poll_delay_ms=int(LOOK_S * 1000),
+        recursive=False,
+    )
 
 
 class _Stop:
@@ -335,18 +347,7 @@ async def _watch_same(
     polling: bool,
 ) -> AsyncIterator[set[Path]]:
     """Watch these very files and folders; return when one of them went away or was replaced, or another came."""
-    awatch = await asyncio.to_thread(_load_awatch)
-    changes = awatch(
-        *targets,
-        watch_filter=None,
-        debounce=100,
-        stop_event=_Stop(stopping),
-        rust_timeout=int(LOOK_S * 1000),
-        yield_on_timeout=True,
-        force_polling=polling or None,
-        poll_delay_ms=int(LOOK_S * 1000),
-        recursive=False,
-    )
+    changes = await asyncio.to_thread(_awatch, targets, stopping, polling)
     known_roots = {path: identity for path, identity in targets.items() if path in roots}
     following = asyncio.ensure_future(anext(changes, None))
     try:

@@ -360,5 +360,9 @@ def free_disk(path: Path) -> int:
 
 
 def _descendants() -> frozenset[Member]:
+    """Ours before an exclusive run; orphans of an earlier one that ended too late to be reaped with it are reaped now."""
     table = process_table.rows()
+    for pid, seen in table.items():
+        if seen.zombie and seen.parent == os.getpid():
+            process_table.reap(pid)
     return frozenset(table[pid].member for pid in below(os.getpid(), table))

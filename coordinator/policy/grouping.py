@@ -28,7 +28,9 @@ MAX_RETURNS: Final = 3
 PRIORITY_STEP: Final = 10
 """Distance in priority between two severities."""
 
-_AT_WORK: Final = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
+AT_WORK: Final = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
+"""States in which removing a task's file would throw work away."""
+
 _EDITABLE: Final = frozenset({None, TaskState.PENDING, TaskState.BLOCKED, TaskState.REJECTED})
 _REUSABLE: Final = frozenset({None, TaskState.PENDING, TaskState.BLOCKED, TaskState.CANCELLED})
 _SEEN: Final = frozenset({FindingState.OPEN, FindingState.QUEUED, FindingState.REOPENED})
@@ -291,7 +293,7 @@ def _assign(
             paths = homeless[task.key]
             for path in sorted(paths)[: max(0, room)]:
                 members[task_id].extend(paths.pop(path))
-    kept = {id_: list_ for id_, list_ in members.items() if list_ or spooled.states.get(id_) in _AT_WORK}
+    kept = {id_: list_ for id_, list_ in members.items() if list_ or spooled.states.get(id_) in AT_WORK}
     return kept, homeless
 
 

@@ -44,9 +44,13 @@ def decide(
     charged = attempts + (ending not in UNCHARGED)
     if charged >= max_attempts and ending not in UNCHARGED:
         plural = "" if max_attempts == 1 else "s"
-        return RetryDecision(after_s=0.0, again=False, attempts=charged, why=f"{charged} of {max_attempts} attempt{plural} used")
+        return RetryDecision(
+            after_s=0.0, again=False, attempts=charged, why=f"{charged} of {max_attempts} attempt{plural} used"
+        )
     if generation >= max_attempts * UNCHARGED_FACTOR:
-        return RetryDecision(after_s=0.0, again=False, attempts=charged, why=f"{generation} attempts in all, none landed")
+        return RetryDecision(
+            after_s=0.0, again=False, attempts=charged, why=f"{generation} attempts in all, none landed"
+        )
     pause = min(backoff_s * 2.0 ** max(charged - 1, 0), LONGEST_PAUSE_S)
     pause *= 1 - _JITTER + 2 * _JITTER * chance
     return RetryDecision(after_s=pause, again=True, attempts=charged, why=f"attempt {charged} of {max_attempts}")

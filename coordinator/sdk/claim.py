@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _LONGEST_NOTE: Final = 200
+_LONGEST_SUMMARY: Final = 10_000
+"""Characters; a result that is unreasonably large would not be read at all (``kit.lock.read_object``)."""
 
 
 class Heartbeat:
@@ -183,8 +185,8 @@ class Claim:
             exit_code=exit_code,
             generation=self.order.generation,
             outcome=str(Outcome(outcome)),
-            reason=reason,
-            summary=summary,
+            reason=reason[:_LONGEST_NOTE],
+            summary=summary[:_LONGEST_SUMMARY],
             task=self.order.task,
         )
         path = Path(self.order.attempt) / "result.json"

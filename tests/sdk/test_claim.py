@@ -403,3 +403,14 @@ print(*(name for name in ("asyncio", "subprocess", "filelock", "psutil", "sqlite
     assert second.split() in ([], ["subprocess"])
     allowed = ("coordinator.domain", "coordinator.kit.lock", "coordinator.sdk")
     assert [name for name in first.split()[1:] if not name.startswith(allowed) and name != "coordinator.kit"] == []
+
+
+def test_a_huge_or_odd_summary_still_makes_a_result_that_is_read(layout: Layout, agent: Agent) -> None:
+    offer(layout, "one")
+    with take(agent) as claim:
+        claim.progress("\udcff\x00" * 500)
+        claim.result(Outcome.FAILED, reason="r" * 5000, summary="\udcff\n" + "é" * 5_000_000)
+    read = lock.read_object(layout.attempt("one", 1) / "result.json")
+    assert read is not None
+    assert read["summary"].startswith("\udcff\né")
+    assert lock.read_object(layout.attempt("one", 1) / "heartbeat") is not None

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import typing
+
+import pytest
+
+from coordinator.api.phrase import phrase
+from coordinator.api.verbs_fleet import event_from
+from coordinator.domain import event as happened
+from coordinator.domain.task import TaskState
+
+_SILENT = {happened.AttemptEnded}
+"""Told by the change of state that follows it."""
+
+_VALUES = {"int": 3, "float": 1.5, "str": "word", "bool": True, "tuple[str, ...]": ("a", "b"), "int | None": 1}
+
+EVENTS = [
+    kind
+    for kind in vars(happened).values()
+    if isinstance(kind, type) and issubclass(kind, happened.Event) and kind is not happened.Event
+]
+
+
+def _make(kind: type[happened.Event]) -> happened.Event:
+    return kind(**{item.name: _VALUES[typing.cast("str", item.type)] for item in dataclasses.fields(kind)})
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+def test_every_event_of_the_table_has_words_or_is_silent_on_purpose(kind: type[happened.Event]) -> None:
+    event = _make(kind)
+    if isinstance(event, happened.TaskChanged):
+        event = dataclasses.replace(event, new=TaskState.FAILED)
+    told = phrase(event)
+    assert (told is None) == (kind in _SILENT)
+    assert told is None or (told.word and told.text)
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+def test_an_event_survives_the_journal(kind: type[happened.Event]) -> None:
+    event = _make(kind)
+    data = {"kind": event.kind, "at": "2030-01-01T00:00:00+00:00", **event.to_json()}
+    assert event_from(data) == event
+
+
+def test_what_a_newer_version_wrote_is_no_event() -> None:
+    assert event_from({"kind": "moon_rose", "at": ""}) is None
+    assert event_from({"kind": "noticed", "at": "", "message": "m", "subject": "s", "mood": "odd"}) is None
+
+
+def _changed(old: str, new: str) -> str | None:
+    told = phrase(happened.TaskChanged(task="t", old=old, new=new, reason="why", generation=1))
+    return None if told is None else told.word
+
+
+def test_a_task_is_told_once_on_its_way() -> None:
+    way = ["pending", "ready", "claimed", "running", "validating", "landing", "completed"]
+    words = [_changed(old, new) for old, new in zip(["", *way], way, strict=False)]
+    assert words == [None, None, "started", None, None, None, None]
+    landed = happened.TaskLanded(task="t", commit="c" * 40, files=("a.py",), generation=1, target="b", title="T")
+    told = phrase(landed)
+    assert told is not None
+    assert told.text == "t T (a.py) as cccccccccc"
+
+
+def test_trouble_is_loud() -> None:
+    assert _changed("running", "pending") == "again"
+    assert _changed("pending", "completed") == "completed"
+    broke = phrase(happened.GateBroke(command="pytest", reason="not found"))
+    assert broke is not None
+    assert broke.level == logging.ERROR

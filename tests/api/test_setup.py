@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from typing import TYPE_CHECKING
+
+from coordinator.api.diagnosis import examine
+from coordinator.api.verb import NoArguments
+from coordinator.api.verbs_setup import init, settings_sheet
+from coordinator.domain.config import settings_from
+from coordinator.domain.settings import Settings
+from coordinator.kit.files import read_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.conftest import Place
+
+
+def test_the_settings_sheet_is_every_default_and_its_meaning() -> None:
+    sheet = settings_sheet()
+    assert all(line.startswith("#") or not line for line in sheet.splitlines())
+    text = "\n".join(re.sub("^# (?! )", "", line) for line in sheet.splitlines())
+    text = text.partition("\n")[2]
+    data = tomllib.loads(text)
+    assert settings_from(data, text, "coordinator.toml") == Settings()
+    assert "The spool. Read recursively" in sheet
+
+
+async def test_init_writes_what_is_missing_and_nothing_else(place: Place) -> None:
+    mine = place.desk.root / "coordinator.toml"
+    mine.write_text("[fleet]\nagents = 2\n")
+    reply = await init(place.desk, NoArguments())
+    assert reply.data["kept"] == ["coordinator.toml"]
+    assert reply.data["written"] == ["tasks/README.md"]
+    assert mine.read_text() == "[fleet]\nagents = 2\n"
+    mine.unlink()
+    assert (await init(place.desk, NoArguments())).data["written"] == ["coordinator.toml"]
+    assert read_settings(place.desk.root) == Settings()
+
+
+def _init(root: Path, branch: str) -> None:
+    subprocess.run(["git", "init", "-q", "-b", branch, str(root)], check=True)
+
+
+async def test_the_doctor_names_each_thing_with_its_remedy(place: Place) -> None:
+    root = place.desk.root
+    found = {one.check: one for one in await examine(place.offline)}
+    assert found["repository"].status == "fail"
+    _init(root, "coordinator/main")
+    (root / "coordinator.toml").write_text("[fleet]\nagnts = 2\n[gate]\nbatch = 0\n")
+    (root / "agents").mkdir()
+    (root / "agents" / "bad.toml").write_text("command = 3\n")
+    everything = await examine(place.offline)
+    faults = {one.check for one in everything if one.status == "fail"}
+    assert faults >= {"commits", "target", "settings", "role card"}
+    assert sum(one.check == "settings" for one in everything) == 2
+    assert all(one.remedy for one in everything if one.status == "fail")
+    assert not list(root.rglob(".coordinator-doctor-*"))
