@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
-from coordinator.domain.errors import DaemonBusy
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonStopped, Noticed
 from coordinator.domain.task import TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
+from coordinator.fleet.directory import make_state, sole_daemon
 from coordinator.fleet.gate import Gate
 from coordinator.fleet.intake import Intake
 from coordinator.fleet.lander import Lander
@@ -32,7 +32,7 @@ from coordinator.fleet.spool import Spool
 from coordinator.fleet.steward import Steward
 from coordinator.fleet.workspace import Workspaces
 from coordinator.improve.discovery import Discovery
-from coordinator.kit import files, git, lock
+from coordinator.kit import files, git
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.schedule import Ticks
@@ -41,7 +41,7 @@ from coordinator.kit.store import Store
 from coordinator.sdk.layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from coordinator.domain.event import Published
@@ -68,37 +68,6 @@ class RunOptions:
     until_idle: bool = False
 
 
-def make_state(layout: Layout) -> None:
-    """Create the run-time folder; a ``.gitignore`` of its own keeps it out of everybody's commits."""
-    layout.state.mkdir(parents=True, exist_ok=True)
-    ignore = layout.state / ".gitignore"
-    if not ignore.exists():
-        lock.write_atomic(ignore, b"*\n")
-    for folder in (layout.ready, layout.claims, layout.attempts, layout.worktrees, layout.agents):
-        folder.mkdir(exist_ok=True)
-
-
-@contextlib.contextmanager
-def sole_daemon(layout: Layout) -> Iterator[None]:
-    """Hold the directory's daemon lock; raises ``DaemonBusy`` naming the holder."""
-    held = lock.acquire(layout.daemon_lock)
-    if held is None:
-        raise DaemonBusy(f"another daemon works here: {_holder(layout)}; `coordinator status` shows what it does")
-    with held:
-        host, _, pid, started = lock.own_identity()
-        text = json.dumps({"host": host, "pid": pid, "started": started, "api": str(layout.api)})
-        os.ftruncate(held.fd, 0)
-        os.pwrite(held.fd, text.encode(), 0)
-        yield
-
-
-def _holder(layout: Layout) -> str:
-    data = lock.read_object(layout.daemon_lock) or {}
-    if "pid" not in data:
-        return "it has just started"
-    return f"pid {data['pid']} on {data.get('host', 'this host')}"
-
-
 class Daemon:
     """All rooms of one directory, joined. Used through ``run`` or ``offline``."""
 
@@ -115,35 +84,15 @@ class Daemon:
         self.workspaces = Workspaces(self.git, layout)
         self.ledger = Ledger(self.store, self.bus, self.clock)
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet)
-        self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, lambda: self.steward.wake())
+        self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
         self.pool = AgentPool(layout, self.bus, self.clock, idle_exit_s=settings.fleet.idle_exit_s)
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
-        self.lander = Lander(
-            self.git,
-            self.gate,
-            settings,
-            self.bus,
-            self.clock,
-            on_stage=lambda candidate, state: self.steward.on_stage(candidate, state),
-            on_settled=lambda settlement: self.steward.on_settled(settlement),
-            still_current=lambda candidate: self.steward.still_current(candidate),
-            role_paths=lambda role: self.intake.role_paths(role),
-        )
-        self.steward = Steward(
-            board=self.board,
-            bus=self.bus,
-            clock=self.clock,
-            collector=Collector(layout, self.ledger, self.workspaces),
-            git=self.git,
-            intake=self.intake,
-            lander=self.lander,
-            layout=layout,
-            ledger=self.ledger,
-            pool=self.pool,
-            settings=settings,
-        )
+        self.lander = self._make_lander()
+        self.steward = self._make_steward()
         tasks = layout.repository / settings.paths.tasks
-        self.spool = Spool(tasks, layout.repository, settings.fleet, self.bus, self.clock, self.intake.take)
+        self.spool = Spool(
+            tasks, layout.repository, settings.fleet, self.bus, self.clock, self.intake.take, known=self.ledger.ids
+        )
         self.discovery = Discovery(
             self.git,
             settings,
@@ -156,6 +105,37 @@ class Daemon:
         )
         self.ticks = Ticks(self.bus, self.clock)
         self.supervisor = Supervisor(self.bus, self.clock)
+
+    def _wake(self) -> None:
+        self.steward.wake()
+
+    def _make_lander(self) -> Lander:
+        return Lander(
+            self.git,
+            self.gate,
+            self.settings,
+            self.bus,
+            self.clock,
+            on_stage=lambda candidate, state: self.steward.on_stage(candidate, state),  # noqa: PLW0108 - not made yet
+            on_settled=lambda settlement: self.steward.on_settled(settlement),  # noqa: PLW0108
+            still_current=lambda candidate: self.steward.still_current(candidate),  # noqa: PLW0108
+            role_paths=self.intake.role_paths,
+        )
+
+    def _make_steward(self) -> Steward:
+        return Steward(
+            board=self.board,
+            bus=self.bus,
+            clock=self.clock,
+            collector=Collector(self.layout, self.ledger, self.workspaces),
+            git=self.git,
+            intake=self.intake,
+            lander=self.lander,
+            layout=self.layout,
+            ledger=self.ledger,
+            pool=self.pool,
+            settings=self.settings,
+        )
 
     async def recover(self) -> int:
         """Make sense of what the last daemon left; returns how many agents live on."""

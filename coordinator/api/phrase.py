@@ -7,6 +7,7 @@ live view and ``events`` all speak through it.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from coordinator.domain.event import Event
+
+_PID = re.compile(r" \(pid \d+\)$")
 
 _WORKING = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
 
@@ -74,8 +77,13 @@ def _folded(event: happened.FindingsFolded) -> Phrase:
     if event.status != "scanned":
         text = f"{event.tool} did not scan ({event.status}): {event.reason}"
         return Phrase("scan", text, logging.WARNING, WARN)
+    news = event.opened or event.closed or event.queued
     found = f"{event.tool} found {event.total} ({event.opened} new, {event.closed} gone)"
-    return Phrase("scan", f"{found}, {plural(event.queued, 'task')} written, in {duration(event.took_s)}")
+    return Phrase(
+        "scan",
+        f"{found}, {plural(event.queued, 'task')} written, in {duration(event.took_s)}",
+        logging.INFO if news else logging.DEBUG,
+    )
 
 
 def _gate_broke(event: happened.GateBroke) -> Phrase:
@@ -109,14 +117,16 @@ def _spool(event: happened.SpoolRead) -> Phrase:
     if not event.problems:
         return Phrase("tasks", text)
     more = f" (and {len(event.problems) - 1} more)" if len(event.problems) > 1 else ""
-    return Phrase("tasks", f"{text}, {plural(len(event.problems), 'problem')}: {event.problems[0]}{more}", 30, WARN)
+    return Phrase(
+        "tasks", f"{text}, {plural(len(event.problems), 'problem')}: {event.problems[0]}{more}", logging.WARNING, WARN
+    )
 
 
 def _changed(event: happened.TaskChanged) -> Phrase | None:
     title = f" {event.title}" if event.title and event.title != event.task else ""
     match event.new:
         case TaskState.CLAIMED:
-            return Phrase("started", f"{event.task}{title}, {event.reason}")
+            return Phrase("started", f"{event.task}{title}, {_PID.sub('', event.reason)}")
         case TaskState.FAILED | TaskState.REJECTED:
             return Phrase(event.new, f"{event.task}: {event.reason}", logging.ERROR, BAD)
         case TaskState.BLOCKED | TaskState.HELD | TaskState.CANCELLED:

@@ -176,7 +176,7 @@ def next_steps(data: Mapping[str, Any]) -> list[str]:
 
 def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
     lines = facts([("repository", data["repository"]), ("lands on", data["target"])], width)
-    lines.append((span("daemon      ", DIM), *_daemon_line(data["daemon"])))
+    lines += _daemon_lines(data["daemon"], width)
     lines += _gate_lines(data["gate"], width)
     lines += facts([("tasks", _counted(data["tasks"]))], width)
     if data["refusal"]:
@@ -201,15 +201,17 @@ def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
     return lines
 
 
-def _daemon_line(daemon: Mapping[str, Any]) -> tuple[Any, ...]:
+def _daemon_lines(daemon: Mapping[str, Any], width: int) -> list[Line]:
     match daemon["state"]:
         case "stopped":
-            return line(span("not running", WARN))
+            text, style = "not running", WARN
         case "silent":
-            return line(span(f"pid {daemon['pid']} holds this directory but does not answer", WARN))
+            text, style = f"pid {daemon['pid'] or '?'} holds this directory but does not answer", WARN
         case state:
             agents = plural(daemon["agents"], "agent")
-            return line(span(state, GOOD), f" (pid {daemon['pid']}) for {duration(daemon['elapsed_s'])}, {agents}")
+            text, style = f"{state} (pid {daemon['pid']}) for {duration(daemon['elapsed_s'])}, {agents}", GOOD
+    (head, *rest), *more = wrap(text, width, indent=12, first="daemon      ", style=style)
+    return [(span(head.text, DIM), *rest), *more]
 
 
 def _gate_lines(gate: Mapping[str, Any], width: int) -> list[Line]:

@@ -11,6 +11,7 @@ import configparser
 import re
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.tool import Surroundings, ToolRun, last_line, run_tool
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 NOTHING_COLLECTED: Final = "pytest found no tests"
 
-_EXIT: Final = {2: "was interrupted", 3: "had an internal error", 4: "could not be used", 5: NOTHING_COLLECTED}
+_EXIT: Final = MappingProxyType(
+    {2: "was interrupted", 3: "had an internal error", 4: "could not be used", 5: NOTHING_COLLECTED}
+)
 _OPTIONS: Final = (
     *("-o", "junit_family=xunit1"),  # the variant that names each test's file
     *("-p", "no:cacheprovider"),  # writes into the tree

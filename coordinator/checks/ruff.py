@@ -14,6 +14,7 @@ import tempfile
 import tomllib
 from collections import Counter
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks.tool import ToolRun, find_tool, last_line, run_tool, tool_environment
@@ -46,15 +47,17 @@ _CATEGORIES: Final = (
     ("typing", ("ANN", "PYI")),
     ("bugs", ("A", "ASYNC", "B", "BLE", "DTZ", "E7", "E9", "F", "PLE", "PLW", "RUF", "W6")),
 )
-_SEVERITIES: Final = {
-    "bugs": Severity.MEDIUM,
-    "security": Severity.MEDIUM,
-    "documentation": Severity.INFO,
-    "imports": Severity.INFO,
-    "typing": Severity.INFO,
-    "syntax": Severity.HIGH,
-}
-_FIXES: Final = {"safe": Fix.SAFE, "unsafe": Fix.UNSAFE}
+_SEVERITIES: Final = MappingProxyType(
+    {
+        "bugs": Severity.MEDIUM,
+        "security": Severity.MEDIUM,
+        "documentation": Severity.INFO,
+        "imports": Severity.INFO,
+        "typing": Severity.INFO,
+        "syntax": Severity.HIGH,
+    }
+)
+_FIXES: Final = MappingProxyType({"safe": Fix.SAFE, "unsafe": Fix.UNSAFE})
 
 
 async def scan(

@@ -23,7 +23,7 @@ from coordinator.checks import ruff
 from coordinator.checks.tool import find_tool, run_tool, tool_environment
 from coordinator.domain.errors import CoordinatorError, PermanentError, ToolFailed
 from coordinator.kit import lock
-from coordinator.kit.git_command import GitCommand
+from coordinator.kit.git_command import clean_environment, failure, run_git, safety_options
 from coordinator.kit.process import Limits
 from coordinator.policy.change import path_matches
 
@@ -230,11 +230,16 @@ def _format_options(order: FixOrder) -> list[str]:
 
 
 async def _commit(tree: Path, files: Sequence[str], message: str) -> None:
-    git = GitCommand(tree, tree / ".git")
-    here = (f"--work-tree={tree}", "--literal-pathspecs")
     names = "\0".join(files).encode()
-    await git.run(*here, "add", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=names)
-    await git.run(*here, "commit", "--quiet", "--no-verify", "-F", "-", stdin=message.encode())
+    await _git(tree, "add", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=names)
+    await _git(tree, "commit", "--quiet", "--no-verify", "-F", "-", stdin=message.encode())
+
+
+async def _git(tree: Path, *words: str, stdin: bytes) -> None:
+    argv = ("git", *safety_options(hooks=False), "--literal-pathspecs", *words)
+    output = await run_git(argv, cwd=tree, env=clean_environment(), timeout_s=_TIMEOUT_S, stdin=stdin)
+    if output.code:
+        raise failure(argv, output)
 
 
 def _message(fixes: Sequence[SafeFix], changed: Sequence[str]) -> str:

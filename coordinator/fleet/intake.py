@@ -149,11 +149,10 @@ class Intake:
         return True
 
     def _drop_removed(self, state: SpoolState, drop: Callable[[LedgerEntry, str], None]) -> None:
-        unreadable = {problem.file for problem in state.problems}
-        for entry in self._ledger.entries():
-            if entry.state in SETTLED or entry.task.id in state.tasks or entry.task.file in unreadable:
-                continue
-            drop(entry, _REMOVED)
+        """Only what is certainly gone: a file or folder that cannot be read takes nothing away."""
+        wanted = {entry.task.id: entry.task.file for entry in self._ledger.entries() if entry.state not in SETTLED}
+        for task_id in sorted(state.gone(wanted)):
+            drop(self._ledger.get(task_id), _REMOVED)
 
     def _keep_problems(self, state: SpoolState) -> None:
         with self._ledger.batch():
@@ -201,14 +200,7 @@ class Intake:
                 return f"depends on {needed}, which is not in the spool"
             if other.state is not TaskState.COMPLETED:
                 return f"depends on {needed}, which is {other.state}"
-        role = self.role_of(task)
-        card = self._cards.cards.get(role)
-        if card is None:
-            known = ", ".join(sorted(self._cards.cards)) or "none"
-            return f"no agents of role {role!r}: write {self._settings.paths.agents}/{role}.toml (known: {known})"
-        if not card.command and not card.external:
-            return f"role {role!r} has no command: set it in {self._settings.paths.agents}/{role}.toml"
-        return ""
+        return self._cards.obstacle(self.role_of(task))
 
     def role_of(self, task: Task) -> str:
         return task.role or self._settings.fleet.default_role
@@ -227,10 +219,6 @@ class Intake:
         card = self._cards.cards.get(role or self._settings.fleet.default_role)
         return card.paths if card is not None else ()
 
-    def own_roles(self) -> tuple[str, ...]:
-        """Roles that our own agent processes can run."""
-        return tuple(sorted(role for role, card in self._cards.cards.items() if card.command))
-
     def role_slots(self) -> Mapping[str, int]:
         return {role: card.concurrency for role, card in self._cards.cards.items() if card.concurrency}
 
@@ -248,6 +236,3 @@ class Intake:
         """One more than any generation that was ever claimed, even when the ledger was lost."""
         record = lock.read_record(self._layout.claim_record(entry.task.id))
         return max(entry.generation, record.generation if record is not None else 0) + 1
-
-    def problems_of_cards(self) -> tuple[str, ...]:
-        return tuple(str(problem) for problem in self._cards.problems)

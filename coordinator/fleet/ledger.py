@@ -17,7 +17,7 @@ from coordinator.domain.task import Task, TaskState, check_transition
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from coordinator.kit.bus import Bus
@@ -92,6 +92,10 @@ class Ledger:
 
     def find(self, task_id: str) -> LedgerEntry | None:
         return self._entries.get(task_id)
+
+    def ids(self) -> Collection[str]:
+        """Every id that was ever seen."""
+        return self._entries.keys()
 
     def entries(self) -> Iterator[LedgerEntry]:
         return iter(tuple(self._entries.values()))

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from typing import TYPE_CHECKING
 
 from coordinator.domain.attempt import Ending
-from coordinator.domain.event import AttemptEnded, Noticed, TaskLanded
+from coordinator.domain.event import Noticed
 from coordinator.domain.task import ACTIVE, OWNED, TaskState
 from coordinator.fleet import sighting
 from coordinator.fleet.admission import Admission
 from coordinator.fleet.ready import Dispatch
+from coordinator.fleet.settling import Settling
+from coordinator.fleet.vigil import Vigil
 from coordinator.kit import files
-from coordinator.policy import dispatch, retry
+from coordinator.policy import dispatch
 
 if TYPE_CHECKING:
     from coordinator.domain.attempt import ClaimRecord
@@ -43,8 +44,6 @@ _TURN_S = 0.5
 _IDLE_TURN_S = 30.0
 _LETTING_GO_S = 0.02
 """Pause when a record says released while its lock is still held: it is let go in a moment, without a sound."""
-_OVERDUE_S = 30.0
-"""Extra time an agent's own time-out gets before the steward enforces it from outside."""
 
 
 class Steward:
@@ -82,7 +81,8 @@ class Steward:
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._letting_go = False
         self._stopping: dict[str, tuple[Ending, str]] = {}
-        self._watched: dict[str, tuple[int, float, float]] = {}
+        self._settling = Settling(bus=bus, clock=clock, intake=intake, ledger=ledger, settings=settings)
+        self._vigil = Vigil(settings.fleet, clock)
         self._wake = asyncio.Event()
         self._wake_at: float | None = None
         self.draining = False
@@ -185,7 +185,7 @@ class Steward:
         task_id = entry.task.id
         seen = sighting.look(self._layout, task_id, entry.generation)
         if not seen.held:
-            self._watched.pop(task_id, None)
+            self._vigil.forget(task_id)
             self._collecting[task_id] = asyncio.create_task(self._collect(entry, seen.record))
             return
         if seen.record is not None and seen.record.state == "released":
@@ -193,24 +193,9 @@ class Steward:
         if entry.state is TaskState.CLAIMED and seen.doing == "running":
             holder = seen.record.agent if seen.record else "an agent"
             self._ledger.move(task_id, TaskState.RUNNING, f"{holder} is at work on it")
-        self._judge_silence(entry, seen)
-
-    def _judge_silence(self, entry: LedgerEntry, seen: sighting.Sighting) -> None:
-        now = self._clock.monotonic()
-        beat, since, first = self._watched.get(entry.task.id, (-1, now, now))
-        if beat != seen.beat:
-            since = now
-        self._watched[entry.task.id] = (seen.beat, since, first)
-        fleet = self._settings.fleet
-        if entry.task.id in self._stopping or seen.record is None:
-            return
-        limit = self._intake.timeout_s(entry.task) + fleet.grace_s + _OVERDUE_S
-        if now - since > fleet.silence_s:
-            self._stop(entry, seen.record, Ending.CRASHED, f"no heartbeat for {fleet.silence_s:.0f} s, stopped")
-        elif now - first > limit:
-            self._stop(
-                entry, seen.record, Ending.OVER_TIME, f"still running {_OVERDUE_S:.0f} s after its time-out, stopped"
-            )
+        condemned = self._vigil.judge(task_id, seen, timeout_s=self._intake.timeout_s(entry.task))
+        if condemned is not None and seen.record is not None and task_id not in self._stopping:
+            self._stop(entry, seen.record, condemned.ending, condemned.reason)
 
     def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str) -> None:
         """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
@@ -236,7 +221,7 @@ class Steward:
                 self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
                 self._lander.submit(gathered.candidate)
             else:
-                self._end(current, ending or Ending.CRASHED, reason, gathered.feedback, gathered.duration_s)
+                self._settling.ended(current, ending or Ending.CRASHED, reason, feedback=gathered.feedback)
         finally:
             self._collecting.pop(task_id, None)
             self.wake()
@@ -266,84 +251,10 @@ class Steward:
         if entry is None or (settlement.ending is not Ending.LANDED and not self.still_current(candidate)):
             return
         if settlement.ending is Ending.LANDED:
-            self._landed(entry, settlement)
+            self._settling.landed(entry, settlement)
         else:
-            self._end(entry, settlement.ending, settlement.reason, settlement.feedback)
+            self._settling.ended(entry, settlement.ending, settlement.reason, feedback=settlement.feedback)
         self.wake()
-
-    def _landed(self, entry: LedgerEntry, settlement: Settlement) -> None:
-        task_id = entry.task.id
-        reason = f"landed as {settlement.commit[:10]}"
-        with self._ledger.batch():
-            if entry.state is TaskState.VALIDATING:
-                self._ledger.move(task_id, TaskState.LANDING, "passed the gate, landing")
-            elif entry.state is not TaskState.LANDING:  # it was on the target before a cancel reached the lander
-                self._ledger.move(task_id, TaskState.PENDING, "had landed already")
-            self._ledger.move(task_id, TaskState.COMPLETED, reason, commit=settlement.commit, feedback="")
-            self._close_attempt(entry, Ending.LANDED, reason, 0.0)
-            self._bus.publish(
-                TaskLanded(
-                    task=task_id,
-                    generation=entry.generation,
-                    commit=settlement.commit,
-                    files=settlement.files,
-                    target=self._settings.land.target,
-                    title=entry.task.headline,
-                )
-            )
-            self._rearm(entry)
-        self._intake.dependencies_changed()
-
-    def _rearm(self, entry: LedgerEntry) -> None:
-        """A task with a schedule is pending again until its next run."""
-        if entry.task.schedule:
-            due = self._intake.next_run(entry.task)
-            reason = "waits for its next scheduled run"
-            self._ledger.move(entry.task.id, TaskState.PENDING, reason, not_before=due, attempts=0, feedback="")
-
-    def _end(
-        self, entry: LedgerEntry, ending: Ending, reason: str, feedback: str = "", duration_s: float | None = None
-    ) -> None:
-        """An attempt that did not land: again later, or the end of the task."""
-        decision = retry.decide(
-            ending,
-            attempts=entry.attempts,
-            generation=entry.generation,
-            max_attempts=entry.task.max_attempts or self._settings.fleet.max_attempts,
-            backoff_s=self._settings.fleet.backoff_s,
-            chance=random.random(),  # noqa: S311 - jitter, not a secret
-        )
-        text = f"{ending.replace('_', ' ')}: {reason}"
-        with self._ledger.batch():
-            self._close_attempt(entry, ending, reason, duration_s)
-            changes = {"attempts": decision.attempts, "feedback": feedback or text}
-            if ending is Ending.CANCELLED:
-                self._ledger.move(entry.task.id, TaskState.CANCELLED, reason, **changes)
-            elif self._intake.unhold(entry.task.id):
-                self._ledger.move(entry.task.id, TaskState.HELD, f"held by the operator after {text}", **changes)
-            elif decision.again:
-                due = self._clock.now().timestamp() + decision.after_s
-                self._ledger.move(
-                    entry.task.id, TaskState.PENDING, f"{text}; {decision.why}", not_before=due, **changes
-                )
-            else:
-                self._ledger.move(entry.task.id, TaskState.FAILED, f"{text} ({decision.why})", **changes)
-                self._rearm(entry)
-        self._intake.dependencies_changed()
-
-    def _close_attempt(self, entry: LedgerEntry, ending: Ending, reason: str, duration_s: float | None) -> None:
-        changes = {"ended_at": self._clock.now().isoformat(), "ending": ending, "reason": reason}
-        row = self._ledger.record(entry.task.id, entry.generation, **changes)
-        self._bus.publish(
-            AttemptEnded(
-                task=entry.task.id,
-                generation=entry.generation,
-                ending=ending,
-                reason=reason,
-                agent=row.agent,
-                duration_s=duration_s or row.duration_s,
-            )
-        )
 
     # -- dispatch ------------------------------------------------------------------------------------------------
 
@@ -421,7 +332,7 @@ class Steward:
             return
         if entry.state in (TaskState.VALIDATING, TaskState.LANDING):
             self._lander.withdraw(task_id)
-            self._end(entry, Ending.CANCELLED, reason)
+            self._settling.ended(entry, Ending.CANCELLED, reason)
             return
         self._ledger.move(task_id, TaskState.CANCELLED, reason)
         self._intake.dependencies_changed()

@@ -7,7 +7,10 @@ Pure arithmetic on paths: nothing here looks at the disk.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def ref_component(task_id: str) -> str:

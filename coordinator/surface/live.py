@@ -115,7 +115,7 @@ class LiveView:
         if seen.refusal and not seen.gate_broken:
             lines += wrap(cut(f"nothing is started: {seen.refusal}", 2 * width), width, style=WARN)
         if seen.draining:
-            text = "Draining: what is at work is finished, nothing new starts. Ctrl-C again stops now."
+            text = "Draining: finishing what is at work. Ctrl-C again stops now."
             return lines + wrap(text, width, style=WARN)
         return lines + wrap("Ctrl-C: finish what is at work and end. Twice: stop now.", width, style=DIM)
 

@@ -58,7 +58,7 @@ async def ask(place: Place, verb: str, arguments: dict[str, Any]) -> Reply:
 async def soon(condition: Callable[[], object]) -> None:
     """Let the loop turn until it is so."""
     async with asyncio.timeout(5):
-        while not condition():
+        for _ in iter(lambda: bool(condition()), True):
             await asyncio.sleep(0.001)
 
 

@@ -90,6 +90,8 @@ def test_shell_lines_survive_quotes_and_newlines() -> None:
         task="t",
         worktree="/w",
     )
-    script = shell_lines(order) + 'printf "%s|%s|%s" "$COORDINATOR_ATTEMPT" "$COORDINATOR_BRIEF" "$COORDINATOR_REPOSITORY"'
+    script = (
+        shell_lines(order) + 'printf "%s|%s|%s" "$COORDINATOR_ATTEMPT" "$COORDINATOR_BRIEF" "$COORDINATOR_REPOSITORY"'
+    )
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "/a b/'c'|/br\nief|/$HOME `x`"

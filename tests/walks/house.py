@@ -71,7 +71,7 @@ class House:
         prompt = f"Do it.\n#!run\n{script}\n#!end\n"
         path = self.top / "tasks" / f"{task_id}.toml"
         path.parent.mkdir(exist_ok=True)
-        body = "\n".join(['[[tasks]]', f'id = "{task_id}"', f"prompt = '''\n{prompt}'''", *lines])
+        body = "\n".join(["[[tasks]]", f'id = "{task_id}"', f"prompt = '''\n{prompt}'''", *lines])
         temporary = path.with_suffix(".tmp")
         temporary.write_text(body + "\n")
         temporary.replace(path)

@@ -1,0 +1,51 @@
+"""The run-time folder of one repository, and the lock that makes a daemon the only one in it.
+
+Owns one invariant: whoever is inside ``sole_daemon`` is the only writer of the ledger, also when the folder was reached
+through another path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING
+
+from coordinator.domain.errors import DaemonBusy
+from coordinator.kit import lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordinator.sdk.layout import Layout
+
+
+def make_state(layout: Layout) -> None:
+    """Create the folder; a ``.gitignore`` of its own keeps it out of everybody's commits."""
+    layout.state.mkdir(parents=True, exist_ok=True)
+    ignore = layout.state / ".gitignore"
+    if not ignore.exists():
+        lock.write_atomic(ignore, b"*\n")
+    for folder in (layout.ready, layout.claims, layout.attempts, layout.worktrees, layout.agents):
+        folder.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def sole_daemon(layout: Layout) -> Iterator[None]:
+    """Hold the directory's daemon lock; raises ``DaemonBusy`` naming the holder."""
+    held = lock.acquire(layout.daemon_lock)
+    if held is None:
+        raise DaemonBusy(f"another daemon works here: {_holder(layout)}; `coordinator status` shows what it does")
+    with held:
+        host, _, pid, started = lock.own_identity()
+        text = json.dumps({"host": host, "pid": pid, "started": started, "api": str(layout.api)})
+        os.ftruncate(held.fd, 0)
+        os.pwrite(held.fd, text.encode(), 0)
+        yield
+
+
+def _holder(layout: Layout) -> str:
+    data = lock.read_object(layout.daemon_lock) or {}
+    if "pid" not in data:
+        return "it has just started"
+    return f"pid {data['pid']} on {data.get('host', 'this host')}"
