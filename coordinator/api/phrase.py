@@ -27,12 +27,15 @@ _WORKING = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """``word`` says what kind of news it is, ``text`` the rest; ``level`` is one of ``logging``."""
+    """``word`` says what kind of news it is, ``text`` the rest; ``level`` is one of ``logging``. ``quiet`` news goes
+    into logs, but not past somebody who sees it in the live picture anyway.
+    """
 
     word: str
     text: str
     level: int = logging.INFO
     style: str = ""
+    quiet: bool = False
 
 
 def phrase(event: Event) -> Phrase | None:
@@ -41,8 +44,13 @@ def phrase(event: Event) -> Phrase | None:
     return None if teller is None else teller(event)
 
 
-def _short(commit: str) -> str:
-    return commit[:10]
+def said(reason: str) -> str:
+    """Why a run ends, as a person would say it."""
+    return "nothing is left to do" if reason == "idle" else reason
+
+
+def _titled(task: str, title: str) -> str:
+    return f"{task}: {title}" if title and title != task else task
 
 
 def _agent_exited(event: happened.AgentExited) -> Phrase:
@@ -58,8 +66,10 @@ def _agent_started(event: happened.AgentStarted) -> Phrase:
 
 
 def _draining(event: happened.DaemonDraining) -> Phrase:
-    work = f"finishing {plural(event.running, 'attempt')} first" if event.running else "nothing is at work"
-    return Phrase("draining", f"{event.reason}; nothing new is started, {work}", logging.INFO, STRONG)
+    if not event.running:
+        return Phrase("draining", f"{said(event.reason)}, nothing is at work", logging.DEBUG, DIM)
+    text = f"{said(event.reason)}; finishing {plural(event.running, 'attempt')}, nothing new is started"
+    return Phrase("draining", text, logging.INFO, STRONG)
 
 
 def _ready(event: happened.DaemonReady) -> Phrase:
@@ -70,7 +80,7 @@ def _ready(event: happened.DaemonReady) -> Phrase:
 
 
 def _stopped(event: happened.DaemonStopped) -> Phrase:
-    return Phrase("stopped", event.reason, logging.INFO, STRONG)
+    return Phrase("stopped", said(event.reason), logging.INFO, STRONG)
 
 
 def _folded(event: happened.FindingsFolded) -> Phrase:
@@ -95,8 +105,8 @@ def _gate_judged(event: happened.GateJudged) -> Phrase | None:
         return None
     which = event.tasks[0] if len(event.tasks) == 1 else plural(len(event.tasks), "task")
     why = f": {event.reason}" if event.reason and event.verdict != "passed" else ""
-    style = DIM if event.verdict == "passed" else WARN
-    return Phrase("gate", f"{which} {event.verdict} in {duration(event.took_s)}{why}", logging.INFO, style)
+    level, style = (logging.DEBUG, DIM) if event.verdict == "passed" else (logging.INFO, WARN)
+    return Phrase("gate", f"{which} {event.verdict} in {duration(event.took_s)}{why}", level, style)
 
 
 def _gate_mended(event: happened.GateMended) -> Phrase:
@@ -115,7 +125,7 @@ def _service_failed(event: happened.ServiceFailed) -> Phrase:
 def _spool(event: happened.SpoolRead) -> Phrase:
     text = f"{plural(event.tasks, 'task')} in {plural(event.files, 'file')}"
     if not event.problems:
-        return Phrase("tasks", text)
+        return Phrase("tasks", text, quiet=True)
     more = f" (and {len(event.problems) - 1} more)" if len(event.problems) > 1 else ""
     return Phrase(
         "tasks", f"{text}, {plural(len(event.problems), 'problem')}: {event.problems[0]}{more}", logging.WARNING, WARN
@@ -123,10 +133,10 @@ def _spool(event: happened.SpoolRead) -> Phrase:
 
 
 def _changed(event: happened.TaskChanged) -> Phrase | None:
-    title = f" {event.title}" if event.title and event.title != event.task else ""
     match event.new:
         case TaskState.CLAIMED:
-            return Phrase("started", f"{event.task}{title}, {_PID.sub('', event.reason)}")
+            text = f"{_titled(event.task, event.title)}, {_PID.sub('', event.reason)}"
+            return Phrase("started", text, quiet=True)
         case TaskState.FAILED | TaskState.REJECTED:
             return Phrase(event.new, f"{event.task}: {event.reason}", logging.ERROR, BAD)
         case TaskState.BLOCKED | TaskState.HELD | TaskState.CANCELLED:
@@ -140,9 +150,8 @@ def _changed(event: happened.TaskChanged) -> Phrase | None:
 
 
 def _landed(event: happened.TaskLanded) -> Phrase:
-    title = f" {event.title}" if event.title and event.title != event.task else ""
     files = event.files[0] if len(event.files) == 1 else plural(len(event.files), "file")
-    return Phrase("landed", f"{event.task}{title} ({files}) as {_short(event.commit)}", logging.INFO, GOOD)
+    return Phrase("landed", f"{_titled(event.task, event.title)}, {files}, {event.commit[:10]}", logging.INFO, GOOD)
 
 
 _TELLERS: Mapping[type[Event], Callable[..., Phrase | None]] = {

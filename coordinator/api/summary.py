@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coordinator.api.phrase import said
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
 from coordinator.domain import event as happened
 from coordinator.domain.attempt import Ending
@@ -106,15 +107,16 @@ class RunSummary:
 
 def show_summary(data: Mapping[str, Any], width: int) -> list[Line]:
     """The last screen of a run."""
-    lines: list[Line] = [line(), line(span(f"Run ended: {data['reason']}, after {duration(data['took_s'])}", STRONG))]
+    ended = f"Run ended after {duration(data['took_s'])}: {said(data['reason'] or 'it broke off')}"
+    lines: list[Line] = [line(), *wrap(ended, width, style=STRONG)]
     for scan in data["findings"]:
         lines += facts([("Found", _scan_sentence(scan))], width)
     lines += facts([("Landed", _landed_sentence(data))], width)
     lines += [line("  ", span("+ ", GOOD), cut(_landing(row), width - 4)) for row in data["landed"][:_LISTED]]
     if len(data["landed"]) > _LISTED:
         lines.append(line(span(f"  … and {len(data['landed']) - _LISTED} more", DIM)))
-    lines += _listed("Refused", data["refused"], width, WARN)
-    lines += _listed("Failed", data["failed"], width, BAD)
+    lines += _refused_lines(data, width)
+    lines += _listed("Failed", plural(len(data["failed"]), "task"), data["failed"], width, BAD)
     waiting = _left_over(data["tasks"])
     if waiting:
         lines += facts([("Left", waiting)], width)
@@ -142,10 +144,19 @@ def _landing(row: Mapping[str, Any]) -> str:
     return f"{row['commit'][:10]}  {row['title'] or row['task']}"
 
 
-def _listed(label: str, rows: list[Mapping[str, Any]], width: int, style: str) -> list[Line]:
-    if not rows:
+def _refused_lines(data: Mapping[str, Any], width: int) -> list[Line]:
+    """The last refusal of each task; those of failed tasks are told there."""
+    failed = {row["task"] for row in data["failed"]}
+    last = {row["task"]: row for row in data["refused"]}
+    rows = [row for task, row in last.items() if task not in failed]
+    label = f"{plural(len(data['refused']), 'attempt')} of {plural(len(last), 'task')}"
+    return _listed("Refused", label, rows, width, WARN) if last else []
+
+
+def _listed(label: str, counted: str, rows: list[Mapping[str, Any]], width: int, style: str) -> list[Line]:
+    if not rows and label == "Failed":
         return []
-    lines = facts([(label, plural(len(rows), "attempt" if label == "Refused" else "task"))], width)
+    lines = facts([(label, counted)], width)
     for row in rows[:_LISTED]:
         why = f"{row['ending'].replace('_', ' ')}: {row['reason']}" if "ending" in row else row["reason"]
         text = cut(f"{row['task']}: {why}", 3 * width)

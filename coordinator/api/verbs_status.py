@@ -232,11 +232,11 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _finding_sentence(found: Mapping[str, Any]) -> str:
     states = found["states"]
     still = sum(states.get(state, 0) for state in _OPEN)
-    counted = (
-        f"{still} open ({states.get(FindingState.QUEUED, 0)} have a task), {states.get(FindingState.FIXED, 0)} fixed"
-    )
+    open_ones = [f"{states[FindingState.QUEUED]} with a task"] if states.get(FindingState.QUEUED) else []
     if found["needs_model"]:
-        counted += f", {found['needs_model']} need a model's role (no safe fix)"
+        open_ones.append(f"{found['needs_model']} without a safe fix, for a model's role")
+    counted = f"{still} open" + (f" ({', '.join(open_ones)})" if open_ones else "")
+    counted += f", {states.get(FindingState.FIXED, 0)} fixed"
     if found["scan"] == "scanned":
         return f"{found['tool']}: {counted}"
     why = f"; {found['reason']}" if found["reason"] else ""

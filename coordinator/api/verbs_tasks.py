@@ -21,13 +21,14 @@ from coordinator.api.view import (
     STRONG,
     WARN,
     Line,
+    block,
     cut,
     facts,
     line,
     local_time,
+    pad,
     plural,
     span,
-    table,
     wrap,
 )
 from coordinator.api.wire import problem_to_json
@@ -56,6 +57,8 @@ STATE_STYLES: Mapping[str, str] = {
     TaskState.REJECTED: BAD,
     TaskState.RUNNING: STRONG,
 }
+_LIST_HEAD = 19
+"""Columns before the id."""
 _STATES = tuple(sorted(state.value for state in TaskState))
 
 
@@ -141,12 +144,25 @@ def show_list(data: Mapping[str, Any], width: int) -> list[Line]:
     tasks = data["tasks"]
     if not tasks:
         return [line("no tasks; drop a TOML file into tasks/ or use `coordinator tasks add`")]
-    rows = [[task["id"], task["state"], str(task["priority"]), task["title"]] for task in tasks]
-    styles = [STATE_STYLES.get(task["state"], "") for task in tasks]
-    lines = table(["ID", "STATE", "PRIO", "TITLE"], rows, width, styles)
+    room = min(max(len(task["id"]) for task in tasks), width - _LIST_HEAD - 24)
+    lines = [line(span(f"{'STATE':<10} {'PRIO':>6}  {pad('ID', room)}  TITLE", DIM))]
+    for task in tasks:
+        lines += _list_row(task, room, width)
     if len(tasks) < data["total"]:
         lines.append(line(span(f"… and {data['total'] - len(tasks)} more", DIM)))
     return lines
+
+
+def _list_row(task: Mapping[str, Any], room: int, width: int) -> list[Line]:
+    """An id is never cut, it would be of no use: a long one pushes the title to the next line."""
+    head = (span(f"{task['state']:<10}", STATE_STYLES.get(task["state"], "")), span(f" {task['priority']:>6}  "))
+    title = "" if task["title"] == task["id"] else task["title"]
+    if len(task["id"]) <= room:
+        rest = width - _LIST_HEAD - room - 2
+        return [(*head, span(f"{pad(task['id'], room)}  {cut(title, rest)}".rstrip()))]
+    (_, *first), *more = wrap(task["id"], width, indent=_LIST_HEAD, first=" " * _LIST_HEAD)
+    below = [line(span(" " * (_LIST_HEAD + 2) + cut(title, width - _LIST_HEAD - 2), DIM))] if title else []
+    return [(*head, *first), *more, *below]
 
 
 # -- show ----------------------------------------------------------------------------------------------------------
@@ -174,13 +190,10 @@ def show_one(data: Mapping[str, Any], width: int) -> list[Line]:
     pairs += [("attempts", str(data["attempts"])), ("updated", local_time(data["updated_at"]))]
     if data["commit"]:
         pairs.append(("landed as", data["commit"]))
-    lines = [line(span(cut(f"{data['id']}  {data['title']}", width), STRONG)), *facts(pairs, width, label=14), line()]
-    for paragraph in definition["prompt"].strip().splitlines():
-        lines += wrap(paragraph, width)
+    head = wrap(f"{data['id']}  {data['title']}", width, style=STRONG)
+    lines = [*head, *facts(pairs, width, label=14), line(), *block(definition["prompt"].strip(), width)]
     if data["feedback"]:
-        lines += [line(), line(span("For the next attempt:", STRONG))]
-        for paragraph in data["feedback"].strip().splitlines()[:40]:
-            lines += wrap(paragraph, width)
+        lines += [line(), line(span("For the next attempt:", STRONG)), *block(data["feedback"].strip()[:4000], width)]
     return lines
 
 

@@ -101,6 +101,27 @@ def wrap(text: str, width: int, *, indent: int = 0, first: str = "", style: str 
     return [*lines, line(head, span(row, style))]
 
 
+def block(text: str, width: int) -> list[Line]:
+    """A text of several lines that keeps its own indentation."""
+    lines: list[Line] = []
+    for row in map(clean, text.splitlines()):
+        bare = row.lstrip()
+        lead = min(width_of(row) - width_of(bare), width // 2)
+        lines += wrap(bare, width, indent=lead, first=" " * lead)
+    return lines
+
+
+def flow(parts: Iterable[str], width: int, *, gap: str = "   ") -> list[Line]:
+    """Parts beside each other as long as they fit; none is broken in the middle."""
+    rows: list[str] = []
+    for part in map(clean, parts):
+        if rows and width_of(rows[-1]) + len(gap) + width_of(part) <= width:
+            rows[-1] += gap + part
+        else:
+            rows.append(cut(part, width))
+    return [line(row) for row in rows]
+
+
 def _fitting(word: str, room: int) -> str:
     """As much of ``word`` as ``room`` columns take; at least one character."""
     used = 0

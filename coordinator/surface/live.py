@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.phrase import Phrase, phrase
-from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, line, pad, plural, span, wrap
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, flow, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class LiveView:
                 self._landed += 1
                 self._last_landed = published.event.title or published.event.task
             news = phrase(published.event)
-            if news is not None and news.level >= logging.INFO:
+            if news is not None and news.level >= logging.INFO and not news.quiet:
                 for row in self.news(f"{published.at.astimezone():%H:%M:%S}", news):
                     console.print(_text([row]))
 
@@ -101,7 +101,7 @@ class LiveView:
         judged = sum(counts.get(state, 0) for state in _JUDGED)
         parts = [f"{waiting} waiting", f"{working} at work", f"{judged} at the gate", f"{self._landed} landed"]
         parts += [f"{counts[name]} {name}" for name in ("blocked", "held", "failed") if counts.get(name)]
-        lines = wrap("   ".join(parts), width)
+        lines = flow(parts, width)
         if self._last_landed:
             lines.append(line(span("last landed  ", DIM), span(cut(self._last_landed, width - 13), GOOD)))
         return lines

@@ -61,7 +61,7 @@ def test_a_task_is_told_once_on_its_way() -> None:
     landed = happened.TaskLanded(task="t", commit="c" * 40, files=("a.py",), generation=1, target="b", title="T")
     told = phrase(landed)
     assert told is not None
-    assert told.text == "t T (a.py) as cccccccccc"
+    assert told.text == "t: T, a.py, cccccccccc"
 
 
 def test_trouble_is_loud() -> None:

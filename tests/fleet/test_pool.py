@@ -303,7 +303,7 @@ async def test_an_agent_that_has_moved_on_is_left_alone(
 
 
 async def test_a_stranger_with_the_pid_on_record_is_not_signalled(layout: Layout, watched: Watched) -> None:
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = third_party(layout, "other", "exec sleep 60")
     holder = third_party(layout, "a", "exec sleep 60")
     try:
         record = replace(record_of(layout, stranger, "a"), started="12345")

@@ -119,5 +119,5 @@ async def test_it_draws_on_a_terminal_and_leaves_only_the_news(monkeypatch) -> N
             await asyncio.sleep(0.01)
     stopping.set()
     await asyncio.wait_for(running, 5)
-    assert "t T (a.py) as cccccccccc" in screen.getvalue()
+    assert "t: T, a.py, cccccccccc" in screen.getvalue()
     assert screen.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.getvalue()[-40:]
