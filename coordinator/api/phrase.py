@@ -1,6 +1,6 @@
-"""What an event is called when a person reads it: one word, one sentence, one level. Uninteresting ones have none.
+"""What an event is called when a person reads it: one word, one sentence, one level.
 
-Owns one invariant: everything that happened is told once (a landing is a landing, not also a change of state). Logs, the
+Owns one invariant: from INFO upwards everything that happened is told once (a landing is a landing, not also a change of state). Logs, the
 live view and ``events`` all speak through it.
 """
 
@@ -38,10 +38,12 @@ class Phrase:
     quiet: bool = False
 
 
-def phrase(event: Event) -> Phrase | None:
-    """None for what nobody wants to read twice."""
+def phrase(event: Event) -> Phrase:
+    """Never empty; what was or will be told otherwise has level DEBUG."""
     teller = _TELLERS.get(type(event))
-    return None if teller is None else teller(event)
+    if teller is None:
+        return Phrase(event.kind, str(event.to_json()), logging.DEBUG, DIM)
+    return teller(event)
 
 
 def said(reason: str) -> str:
@@ -63,6 +65,12 @@ def _agent_exited(event: happened.AgentExited) -> Phrase:
 def _agent_started(event: happened.AgentStarted) -> Phrase:
     what = "was found alive" if event.adopted else "started"
     return Phrase("agent", f"{event.agent} {what} (pid {event.pid})", logging.DEBUG, DIM)
+
+
+def _attempt_ended(event: happened.AttemptEnded) -> Phrase:
+    took = f" after {duration(event.duration_s)}" if event.duration_s else ""
+    text = f"{event.task}/{event.generation} {event.ending.replace('_', ' ')}{took}: {event.reason}"
+    return Phrase("attempt", text, logging.DEBUG, DIM)
 
 
 def _draining(event: happened.DaemonDraining) -> Phrase:
@@ -100,12 +108,10 @@ def _gate_broke(event: happened.GateBroke) -> Phrase:
     return Phrase("gate broken", f"{event.command}: {event.reason}; nothing lands until it works", logging.ERROR, BAD)
 
 
-def _gate_judged(event: happened.GateJudged) -> Phrase | None:
-    if event.verdict == "broken":
-        return None
+def _gate_judged(event: happened.GateJudged) -> Phrase:
     which = event.tasks[0] if len(event.tasks) == 1 else plural(len(event.tasks), "task")
     why = f": {event.reason}" if event.reason and event.verdict != "passed" else ""
-    level, style = (logging.DEBUG, DIM) if event.verdict == "passed" else (logging.INFO, WARN)
+    level, style = (logging.INFO, WARN) if event.verdict == "failed" else (logging.DEBUG, DIM)
     return Phrase("gate", f"{which} {event.verdict} in {duration(event.took_s)}{why}", level, style)
 
 
@@ -132,7 +138,7 @@ def _spool(event: happened.SpoolRead) -> Phrase:
     )
 
 
-def _changed(event: happened.TaskChanged) -> Phrase | None:
+def _changed(event: happened.TaskChanged) -> Phrase:
     match event.new:
         case TaskState.CLAIMED:
             text = f"{_titled(event.task, event.title)}, {_PID.sub('', event.reason)}"
@@ -146,7 +152,8 @@ def _changed(event: happened.TaskChanged) -> Phrase | None:
         case TaskState.COMPLETED if event.old != TaskState.LANDING:
             return Phrase("completed", f"{event.task}: {event.reason}", logging.INFO, GOOD)
         case _:
-            return None
+            moved = f"{event.old} → {event.new}" if event.old else event.new
+            return Phrase("task", f"{event.task}: {moved}, {event.reason}", logging.DEBUG, DIM)
 
 
 def _landed(event: happened.TaskLanded) -> Phrase:
@@ -154,9 +161,10 @@ def _landed(event: happened.TaskLanded) -> Phrase:
     return Phrase("landed", f"{_titled(event.task, event.title)}, {files}, {event.commit[:10]}", logging.INFO, GOOD)
 
 
-_TELLERS: Mapping[type[Event], Callable[..., Phrase | None]] = {
+_TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.AgentExited: _agent_exited,
     happened.AgentStarted: _agent_started,
+    happened.AttemptEnded: _attempt_ended,
     happened.DaemonDraining: _draining,
     happened.DaemonReady: _ready,
     happened.DaemonStopped: _stopped,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.phrase import said
-from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
 from coordinator.domain.attempt import Ending
 from coordinator.domain.task import TaskState
@@ -186,8 +186,10 @@ def _where_to_look(data: Mapping[str, Any], width: int) -> list[Line]:
         steps += [(f"coordinator explain {task}", "why"), (f"coordinator logs {task}", "what its agent said")]
     steps.append(("coordinator status", "where everything stands"))
     lines: list[Line] = [line(), line(span("Where to look:", STRONG))]
+    column = max(len(command) for command, _ in steps)
+    column = column if column < width // 2 + 8 else max(len(command) for command, _ in steps if len(command) < 40)
     for command, what in steps:
-        room = width - len(command) - 6
-        note = span(f"    {cut(what, room)}", DIM) if room >= len(what) else span("")
-        lines.append(line("  ", span(command), note))
+        fits = max(len(command), column) + len(what) + 4 <= width
+        note = span("  " + what, DIM) if fits else span("")
+        lines += [line("  ", pad(command, column), note)] if fits else wrap(command, width, indent=6, first="  ")
     return lines

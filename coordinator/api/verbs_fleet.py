@@ -134,6 +134,8 @@ async def events(desk: Desk, arguments: EventArguments) -> AsyncIterator[Mapping
             item = {"kind": published.event.kind, "at": published.at.isoformat(), **published.event.to_json()}
             if not arguments.task or item.get("task") == arguments.task:
                 yield item
+            if isinstance(published.event, happened.DaemonStopped):
+                return
     finally:
         if subscription is not None:
             subscription.close()
@@ -153,10 +155,10 @@ def _past(desk: Desk, arguments: EventArguments) -> Iterator[Mapping[str, Any]]:
 def show_event(data: Mapping[str, Any], width: int) -> list[Line]:
     moment = local_time(data["at"], date=False) + " "
     event = event_from(data)
-    news = phrase(event) if event is not None else None
-    if news is None:
+    if event is None:  # a newer version wrote it
         rest = ", ".join(f"{key}={value}" for key, value in data.items() if key not in ("kind", "at") and value)
         return [line(span(moment, DIM), span(cut(f"{data['kind']} {rest}", width - len(moment)), DIM))]
+    news = phrase(event)
     first = f"{moment}{pad(news.word, 11)} "
     head, *rest_lines = wrap(cut(news.text, 4 * width), width, indent=len(first), first=first)
     return [(span(moment, DIM), span(f"{pad(news.word, 11)} ", news.style), *head[1:]), *rest_lines]

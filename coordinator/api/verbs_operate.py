@@ -6,7 +6,7 @@ Owns one invariant: several ids are several answers; one that cannot be done doe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.verb import Reply, Verb, operand, option
 from coordinator.api.view import BAD, GOOD, WARN, Line, duration, line, plural, wrap
@@ -28,6 +28,9 @@ class ManyArguments:
 class ReasonedArguments:
     tasks: tuple[str, ...] = operand("ids of tasks", metavar="ID")
     reason: str = option("why, for whoever asks later", default="", short="-m", metavar="TEXT")
+
+
+_DONE: Final = {"held": "held; an attempt that is at work goes on and may land"}
 
 
 async def _each(
@@ -70,7 +73,8 @@ def show_results(data: Mapping[str, Any], width: int) -> list[Line]:
     lines: list[Line] = []
     for result in data["results"]:
         if result["done"]:
-            lines += wrap(f"ok   {result['task']}: {data['action']}", width, indent=5, style=GOOD)
+            done = _DONE.get(data["action"], data["action"])
+            lines += wrap(f"ok   {result['task']}: {done}", width, indent=5, style=GOOD)
         else:
             lines += wrap(f"no   {result['error']['message']}", width, indent=5, style=BAD)
     return lines

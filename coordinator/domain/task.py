@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.errors import ForbiddenTransition
 
@@ -104,6 +104,10 @@ class Task:
     schedule: str = ""
     timeout_s: float | None = None
     title: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat and JSON-ready; ``dataclasses.asdict`` copies in depth and takes ten times as long."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def headline(self) -> str:

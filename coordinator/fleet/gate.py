@@ -220,7 +220,7 @@ class Gate:
 
     async def _run(self, check: Check, trees: _Trees, tree: Path) -> CheckOutcome:
         outcome = await check.run(tree, trees.scratch())
-        _log.info(
+        _log.debug(
             "check done",
             extra={"action": "check_done", "check": check.name, "status": outcome.status, "took_s": outcome.took_s},
         )

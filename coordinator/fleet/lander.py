@@ -348,7 +348,7 @@ class Lander:
             del self._queue[task_id]
             self._parked.pop(task_id, None)
         self._moving_at = self._clock.monotonic()
-        _log.info(
+        _log.debug(
             "candidate settled",
             extra={"action": "candidate_settled", "task": task_id, "ending": settlement.ending},
         )

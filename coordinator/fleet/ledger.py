@@ -235,7 +235,7 @@ def _row_of(entry: LedgerEntry, now: str) -> Mapping[str, Any]:
         "file": task.file,
         "line": task.line,
         "digest": task.digest,
-        "definition": json.dumps(asdict(task)),
+        "definition": json.dumps(task.to_json()),
         "commit_hash": entry.commit,
         "feedback": entry.feedback,
         "created_at": entry.created_at,

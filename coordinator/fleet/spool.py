@@ -178,7 +178,7 @@ class Spool:
                 took_s=took_s,
             )
         )
-        _log.info(
+        _log.debug(
             "read %d tasks in %d files",
             len(state.tasks),
             state.files,

@@ -202,6 +202,9 @@ def _weigh(pair: Pair, renamed: Mapping[str, str], opinion: _Opinion) -> None:
     lost = sorted(lost_tests(pair, renamed) - set(fresh))
     if fresh:
         opinion.failures += fresh
+        if fresh == [check]:  # a command that names nothing of what failed in it
+            opinion.fail(f"`{check}` fails, on the target it passes", merged)
+            return
         opinion.fail(f"{len(fresh)} new failure{'s' * (len(fresh) != 1)} in {check}: {name_some(fresh, 3)}", merged)
     if lost:
         opinion.lost += lost

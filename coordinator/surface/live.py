@@ -65,7 +65,7 @@ class LiveView:
                 self._landed += 1
                 self._last_landed = published.event.title or published.event.task
             news = phrase(published.event)
-            if news is not None and news.level >= logging.INFO and not news.quiet:
+            if news.level >= logging.INFO and not news.quiet:
                 for row in self.news(f"{published.at.astimezone():%H:%M:%S}", news):
                     console.print(_text([row]))
 

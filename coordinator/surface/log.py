@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _FORMATS: Final = ("text", "json")
 _LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _KEPT_BYTES: Final = 5 * 1024 * 1024
+_NOISY: Final = ("apscheduler", "filelock", "watchfiles")
+_CHATTY: Final = ("apscheduler", "watchfiles")
+"""Libraries whose info is about themselves; what they mean to us is told by events."""
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"action", "message", "asctime", "taskName"}
 
 
@@ -62,7 +65,11 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None, file: Path | 
         handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormat() if settings.format == "json" else TextFormat())
     logging.basicConfig(handlers=[handler], level=_LEVELS[settings.level], force=True)
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(max(_LEVELS[settings.level], logging.WARNING))
     logging.raiseExceptions = False
+    for noisy in _NOISY:
+        logging.getLogger(noisy).setLevel(max(_LEVELS[settings.level], logging.WARNING))
 
 
 class JsonFormat(logging.Formatter):
@@ -135,7 +142,7 @@ class EventLog:
         if self._every:
             return json.dumps(event_json(published))
         news = phrase(published.event)
-        if news is None or news.level < _LEVELS[self._settings.level]:
+        if news.level < _LEVELS[self._settings.level]:
             return None
         if self._settings.format == "text":
             return text_line(published, news)

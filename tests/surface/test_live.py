@@ -96,7 +96,6 @@ def test_the_picture_says_who_does_what_and_how_to_stop() -> None:
 def test_news_is_wrapped_beside_its_word() -> None:
     view = LiveView(_Live(), io.StringIO(), columns=lambda: 60)
     news = phrase(TaskChanged(task="t", old="running", new="failed", reason=LONG, generation=1))
-    assert news is not None
     rows = _rows(view.news("12:00:00", news))
     assert all(width_of(row) < 60 for row in rows)
     assert rows[0].startswith("12:00:00 failed")

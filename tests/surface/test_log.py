@@ -40,7 +40,7 @@ async def test_text_has_one_harmless_line_for_each_interesting_event() -> None:
     assert [line.split()[1] for line in lines] == ["disk", "landed", "gate"]
     assert "\x1b" not in "".join(lines)
     assert [line.split()[1] for line in await _written(LogSettings(level="error"))] == ["gate"]
-    assert len(await _written(LogSettings(level="debug"))) == 4
+    assert len(await _written(LogSettings(level="debug"))) == 5
 
 
 async def test_json_has_one_object_a_line_with_action_and_message() -> None:

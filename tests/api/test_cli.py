@@ -1,0 +1,102 @@
+"""The real command in its own process: exit codes, where answers and complaints go, odd readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.cli import main, repository_top
+from coordinator.domain.errors import BadRepository
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HERE = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "-q", "-b", "main", str(tmp_path)], check=True)
+    return tmp_path
+
+
+def command(top: Path, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "coordinator", *words]
+    return subprocess.run(argv, cwd=top, env=HERE, capture_output=True, text=True, timeout=30, check=False, **options)
+
+
+def test_a_prompt_comes_from_standard_input_and_the_answer_alone_goes_out(top: Path) -> None:
+    done = command(top, "--json", "tasks", "add", "--id", "n", "-", input="Do it.\nWell.\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["file"] == "tasks/n.toml"
+    assert "Well." in (top / "tasks" / "n.toml").read_text()
+
+
+def test_an_old_locale_is_no_obstacle(top: Path) -> None:
+    (top / "tasks").mkdir()
+    (top / "tasks" / "n.toml").write_text('[[tasks]]\nid = "n"\nprompt = "Süß → 寿司"\n', encoding="utf-8")
+    argv = [sys.executable, "-m", "coordinator", "tasks", "list"]
+    env = {**HERE, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(argv, cwd=top, env=env, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"S??" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error(top: Path) -> None:
+    argv = f"{sys.executable} -m coordinator --help | true; {sys.executable} -m coordinator status | true"
+    done = subprocess.run(
+        ["sh", "-c", argv], cwd=top, env=HERE, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "commands:"),
+        (["tasks"], 2, "commands:"),
+        (["explain", "nobody"], 2, "no task 'nobody'"),
+        (["run", "--agents", "0"], 2, "--agents: is 0"),
+        (["events", "-f"], 4, "no daemon is running"),
+        (["tasks", "list", "-s", "lost"], 2, "no state 'lost'"),
+    ],
+)
+def test_exit_codes(top: Path, monkeypatch, capsys, words: list[str], code: int, said: str) -> None:
+    monkeypatch.chdir(top)
+    assert main(words) == code
+    output = capsys.readouterr()
+    assert said in output.err
+    assert output.out == ""
+
+
+def test_errors_are_json_when_json_was_asked_for(top: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(top)
+    assert main(["--json", "tasks", "show", "nobody"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["type"], error["exit_code"]) == ("UnknownTask", 2)
+
+
+def test_bad_settings_stop_everything_but_the_doctor(top: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(top)
+    (top / "coordinator.toml").write_text("[fleet]\nagnts = 2\n")
+    assert main(["status"]) == 2
+    assert "coordinator.toml:2" in capsys.readouterr().err
+    assert main(["doctor"]) == 1
+    assert "agnts" in capsys.readouterr().out
+
+
+def test_the_repository_is_found_from_below_and_through_a_link(top: Path, tmp_path_factory) -> None:
+    below = top / "a" / "b"
+    below.mkdir(parents=True)
+    link = tmp_path_factory.mktemp("links") / "link"
+    link.symlink_to(below)
+    assert repository_top(below) == repository_top(link) == top.resolve()
+    with pytest.raises(BadRepository, match="not inside a git repository"):
+        repository_top(link.parent)
+    with pytest.raises(BadRepository, match="not a folder"):
+        repository_top(top / "missing")
