@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator import __version__
 from coordinator.api import client, command, wire
 from coordinator.api.summary import RunSummary, show_summary
-from coordinator.api.verb import Place, arguments_from
+from coordinator.api.verb import Reach, arguments_from
 from coordinator.domain.errors import BadInput, BadRepository, CoordinatorError, DaemonUnreachable
 from coordinator.domain.problem import Problem
 from coordinator.surface import terminal
@@ -115,11 +115,11 @@ async def _ask(verb: Verb, root: Path, values: dict[str, Any], *, as_json: bool)
     settings = _settings(root, lenient=verb.name == "doctor")
     desk = _desk(root, settings)
     try:
-        if verb.place is not Place.HERE:
+        if verb.reach is not Reach.HERE:
             connection = await client.connect(desk.layout)
             if connection is not None:
                 return await _remote(connection, verb, values, as_json=as_json)
-        if verb.place is Place.DAEMON:
+        if verb.reach is Reach.DAEMON:
             raise DaemonUnreachable("no daemon is running here; `coordinator run` starts one")
         if verb.stream is not None:
             await _print_stream(verb, verb.stream(desk, arguments), as_json=as_json)

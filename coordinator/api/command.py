@@ -10,6 +10,7 @@ import argparse
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.verb import Parameter, option, parameters
@@ -37,7 +38,7 @@ environment:
   NO_COLOR     anything: no colour, whatever the terminal can do
 """
 
-GROUPS: Final = {"agents": "Look at agent processes.", "tasks": "Read, write and steer tasks."}
+GROUPS: Final = MappingProxyType({"agents": "Look at agent processes.", "tasks": "Read, write and steer tasks."})
 """First words that have several verbs below them."""
 
 

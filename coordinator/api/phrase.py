@@ -1,7 +1,7 @@
 """What an event is called when a person reads it: one word, one sentence, one level.
 
-Owns one invariant: from INFO upwards everything that happened is told once (a landing is a landing, not also a change of state). Logs, the
-live view and ``events`` all speak through it.
+Owns one invariant: from INFO upwards everything that happened is told once: a landing is a landing, not also a change
+of state. Logs, the live view and ``events`` all speak through it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api import wire
-from coordinator.api.verb import Place, arguments_from
+from coordinator.api.verb import Reach, arguments_from
 from coordinator.domain.errors import CoordinatorError, PermanentError, TemporaryError
 from coordinator.kit import lock
 
@@ -47,7 +47,7 @@ class ApiServer:
 
     def __init__(self, desk: Desk, verbs: Sequence[Verb]) -> None:
         self._desk = desk
-        self._verbs = {verb.name: verb for verb in verbs if verb.place is not Place.HERE}
+        self._verbs = {verb.name: verb for verb in verbs if verb.reach is not Reach.HERE}
         self._token = secrets.token_urlsafe(32)
         self._open = 0
         self._stopping = asyncio.Event()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from coordinator.api.view import Line
 
 
-class Place(enum.Enum):
+class Reach(enum.Enum):
     """Where a verb can be answered."""
 
     ANYWHERE = "anywhere"
@@ -52,13 +52,13 @@ class Verb:
     call: Callable[[Desk, Any], Awaitable[Reply]] | None = None
     doc: str
     example: str = ""
-    place: Place = Place.ANYWHERE
+    reach: Reach = Reach.ANYWHERE
     show: Callable[[Mapping[str, Any], int], list[Line]]
     stream: Callable[[Desk, Any], AsyncIterator[Mapping[str, Any]]] | None = None
 
     @property
     def needs_daemon(self) -> bool:
-        return self.place is Place.DAEMON
+        return self.reach is Reach.DAEMON
 
     @property
     def streams(self) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.api.desk import LiveAgent
 from coordinator.api.phrase import phrase
-from coordinator.api.verb import NoArguments, Place, Reply, Verb, option
+from coordinator.api.verb import NoArguments, Reach, Reply, Verb, option
 from coordinator.api.view import BAD, DIM, GOOD, Line, cut, duration, line, local_time, pad, plural, span, table, wrap
 from coordinator.domain import event as happened
 from coordinator.domain.errors import BadInput, DaemonUnreachable
@@ -233,7 +233,7 @@ VERBS = (
         call=race,
         doc="Self-test: many processes claim the same tasks; no task may be won twice.",
         example="coordinator race --processes 200 --tasks 500",
-        place=Place.HERE,
+        reach=Reach.HERE,
         show=show_race,
     ),
 )

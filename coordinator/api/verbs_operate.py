@@ -6,6 +6,7 @@ Owns one invariant: several ids are several answers; one that cannot be done doe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.verb import Reply, Verb, operand, option
@@ -30,7 +31,7 @@ class ReasonedArguments:
     reason: str = option("why, for whoever asks later", default="", short="-m", metavar="TEXT")
 
 
-_DONE: Final = {"held": "held; an attempt that is at work goes on and may land"}
+_DONE: Final = MappingProxyType({"held": "held; an attempt that is at work goes on and may land"})
 
 
 async def _each(

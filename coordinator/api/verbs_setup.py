@@ -13,7 +13,7 @@ import sys
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from coordinator.api.verb import NoArguments, Place, Reply, Verb
+from coordinator.api.verb import NoArguments, Reach, Reply, Verb
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, line, span, wrap
 from coordinator.domain import settings as settings_module
 from coordinator.domain.settings import Settings
@@ -141,7 +141,7 @@ VERBS = (
         arguments=NoArguments,
         call=doctor,
         doc="Check this machine and repository; name what is missing and its remedy.",
-        place=Place.HERE,
+        reach=Reach.HERE,
         show=show_doctor,
     ),
     Verb(
@@ -149,7 +149,7 @@ VERBS = (
         arguments=NoArguments,
         call=init,
         doc="Write a settings file and the spool's README where they are missing.",
-        place=Place.HERE,
+        reach=Reach.HERE,
         show=show_init,
     ),
 )

@@ -24,8 +24,9 @@ from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStat
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-DEFAULT_SELECT: Final = ("B", "E4", "E7", "E9", "F", "PLE", "W6")
-"""Rules for a project that selects none: faults of every taste. Style, modernising and sorting are left to its owner.
+DEFAULT_SELECT: Final = ("B", "C4", "E4", "E7", "E9", "F", "PLE", "UP", "W6")
+"""Rules for a project that selects none: faults, and idioms its oldest Python has a better word for. Style and sorting
+are left to its owner.
 
 Pinned here because ruff's own default set differs from release to release (59 rules once, 407 in 0.17).
 """

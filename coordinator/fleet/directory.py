@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.errors import DaemonBusy
 from coordinator.kit import lock
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from coordinator.sdk.layout import Layout
+
+_PROBE_PATIENCE_S: Final = 0.2
+_PROBE_PAUSE_S: Final = 0.01
 
 
 def make_state(layout: Layout) -> None:
@@ -33,7 +37,7 @@ def make_state(layout: Layout) -> None:
 @contextlib.contextmanager
 def sole_daemon(layout: Layout) -> Iterator[None]:
     """Hold the directory's daemon lock; raises ``DaemonBusy`` naming the holder."""
-    held = lock.acquire(layout.daemon_lock)
+    held = _acquire(layout)
     if held is None:
         raise DaemonBusy(f"another daemon works here: {_holder(layout)}; `coordinator status` shows what it does")
     with held:
@@ -42,6 +46,14 @@ def sole_daemon(layout: Layout) -> Iterator[None]:
         os.ftruncate(held.fd, 0)
         os.pwrite(held.fd, text.encode(), 0)
         yield
+
+
+def _acquire(layout: Layout) -> lock.HeldLock | None:
+    """Somebody who only asks whether a daemon runs holds the lock for microseconds; that must not turn us away."""
+    deadline = time.monotonic() + _PROBE_PATIENCE_S
+    while (held := lock.acquire(layout.daemon_lock)) is None and time.monotonic() < deadline:
+        time.sleep(_PROBE_PAUSE_S)
+    return held
 
 
 def _holder(layout: Layout) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.phrase import Phrase, phrase
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _FRAME_S: Final = 0.25
 _AGENTS_SHOWN: Final = 12
-_STYLES: Final = {BAD: "red", DIM: "dim", GOOD: "green", STRONG: "bold", WARN: "yellow"}
+_STYLES: Final = MappingProxyType({BAD: "red", DIM: "dim", GOOD: "green", STRONG: "bold", WARN: "yellow"})
 _WORKING: Final = ("claimed", "running")
 _JUDGED: Final = ("validating", "landing")
 
