@@ -187,9 +187,9 @@ def _where_to_look(data: Mapping[str, Any], width: int) -> list[Line]:
     steps.append(("coordinator status", "where everything stands"))
     lines: list[Line] = [line(), line(span("Where to look:", STRONG))]
     column = max(len(command) for command, _ in steps)
-    column = column if column < width // 2 + 8 else max(len(command) for command, _ in steps if len(command) < 40)
-    for command, what in steps:
-        fits = max(len(command), column) + len(what) + 4 <= width
-        note = span("  " + what, DIM) if fits else span("")
-        lines += [line("  ", pad(command, column), note)] if fits else wrap(command, width, indent=6, first="  ")
+    if column + max(len(what) for _, what in steps) + 4 <= width:
+        lines += [line("  ", pad(command, column), span("  " + what, DIM)) for command, what in steps]
+    else:  # a command is there to be copied: it is never cut, the words go above it
+        for command, what in steps:
+            lines += [line("  ", span(what + ":", DIM)), *wrap(command, width, indent=6, first="    ")]
     return lines

@@ -29,6 +29,7 @@ class Ending(enum.StrEnum):
     OUTSIDE_PATHS = "outside_paths"
     OVER_TIME = "over_time"
     STALE = "stale"
+    STOPPED = "stopped"
     UNSTARTED = "unstarted"
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,7 +93,10 @@ async def mend(tree: Path, brief: str, order: dict[str, Any]) -> int:
             return NOTHING_TO_FIX
         before = {path: (tree / path).read_bytes() for path in files}
         tidy = [path for path in files if await tool.is_formatted(path, wanted)]
+        whole = FixOrder(files=tuple(files), options=tuple(ruff.configuration_arguments(tree)))
+        known = Counter((fix.path, fix.rule) for fix in await tool.look(whole))
         await tool.fix(files, wanted)
+        fixes += await _clean_up(tool, wanted, known, await tool.look(whole))
         changed = [path for path in files if (tree / path).read_bytes() != before[path]]
         if not changed:
             print("nothing was fixed: ruff offered a fix and then did not apply it")
@@ -103,6 +106,27 @@ async def mend(tree: Path, brief: str, order: dict[str, Any]) -> int:
     await _commit(tree, changed, _message(done, changed))
     print(_told(done, changed))
     return FIXED
+
+
+async def _clean_up(
+    tool: _Ruff, order: FixOrder, known: Counter[tuple[str, str]], now: Sequence[SafeFix]
+) -> list[SafeFix]:
+    """A fix may leave something else to mend, such as the import that it made unused: mend that too, where it arose."""
+    fresh = Counter((fix.path, fix.rule) for fix in now) - known
+    left = [fix for fix in now if (fix.path, fix.rule) in fresh]
+    if left:
+        rules = sorted({fix.rule for fix in left})
+        await tool.fix(sorted({fix.path for fix in left}), _with_rules(order, rules))
+    return left
+
+
+def _with_rules(order: FixOrder, rules: Sequence[str]) -> FixOrder:
+    """The same order for other rules."""
+    words = list(order.options)
+    if "--select" in words:
+        position = words.index("--select")
+        del words[position : position + 2]
+    return replace(order, options=(*words, "--select", ",".join(rules)))
 
 
 def read_brief(tree: Path, brief: str) -> FixOrder | None:

@@ -88,7 +88,7 @@ class Collector:
             case Outcome.OVER_TIME:
                 return Ending.OVER_TIME, said or "over its time limit"
             case Outcome.STOPPED:
-                return Ending.CRASHED, said or "stopped from outside"
+                return Ending.STOPPED, said or "stopped from outside"
             case Outcome.UNSTARTED:
                 return Ending.UNSTARTED, said or "its command could not be started"
             case _:

@@ -203,7 +203,7 @@ class Steward:
         _log.warning(
             "stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason}
         )
-        task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s))
+        task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s, reason))
         task.add_done_callback(lambda _: self.wake())
 
     # -- what an attempt left ------------------------------------------------------------------------------------

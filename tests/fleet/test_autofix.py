@@ -153,3 +153,14 @@ def test_the_whole_attempt_with_the_shipped_command(layout: Layout) -> None:
     assert (idle.ended().outcome, idle.ended().exit_code) == ("failed", 3)
     assert idle.ended().summary.startswith("exit code 3: nothing to fix")
     assert bad.ended().exit_code == 2
+
+
+async def test_what_a_fix_leaves_behind_is_mended_with_it(repository: Path) -> None:
+    """``list`` instead of ``List`` makes an import unused; the one in the other file was there before and stays."""
+    old = "from typing import List\n\nx: List[int] = []\n"
+    tree = write(repository, shop__a=old, shop__b="import os\n\nx: list[int] = []\n")
+    group = brief(["shop/a.py", "shop/b.py"], ["UP006"], options=["--isolated", "--select", "UP006"])
+    assert await mend(tree, group, {}) == autofix.FIXED
+    assert (tree / "shop/a.py").read_text() == "x: list[int] = []\n"
+    assert changed(tree) == ["shop/a.py"]
+    assert git(tree, "log", "-1", "--format=%s") == "ruff: F401, UP006 in shop/a.py"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.domain.attempt import ClaimRecord
 from coordinator.domain.event import AgentExited, AgentStarted, Noticed
 from coordinator.fleet.muster import read_muster
 from coordinator.fleet.pool import AgentPool
@@ -25,7 +26,6 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from coordinator.domain.attempt import ClaimRecord
     from coordinator.domain.event import Event
     from coordinator.sdk.layout import Layout
 
@@ -86,7 +86,7 @@ def record_of(layout: Layout, process: subprocess.Popen[bytes] | int, task: str,
     """As a third-party agent with this pid would have written it."""
     pid = process if isinstance(process, int) else process.pid
     host, boot, _, _ = lock.own_identity()
-    record = lock.ClaimRecord(
+    record = ClaimRecord(
         agent=agent, boot=boot, generation=1, host=host, pid=pid, started=process_start(pid) or "", task=task
     )
     lock.write_record(layout.claim_record(task), record)

@@ -33,8 +33,8 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     agents: list[subprocess.Popen[bytes]] = []
     yield agents
     for agent in agents:
-        agent.kill()
-        agent.wait()
+        agent.send_signal(signal.SIGINT)
+        agent.wait(20)
 
 
 def gone(pid: int) -> bool:
