@@ -36,6 +36,7 @@ from coordinator.domain.attempt import Ending
 from coordinator.domain.errors import PermanentError, UnknownTask
 from coordinator.domain.task import OWNED, TaskState
 from coordinator.fleet import sighting
+from coordinator.kit.git_history import read_commit
 from coordinator.sdk.layout import rescue_ref
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.2
 _LONGEST_LINE = 64 * 1024
+_FEEDBACK_SHOWN = 14
+_FILES_SHOWN = 10
 _HISTORY_SHOWN = 12
 
 
@@ -66,16 +69,28 @@ async def explain(desk: Desk, arguments: TaskArguments) -> Reply:
         "line": row["line"],
         "commit": row["commit_hash"],
         "attempts": attempts,
+        "feedback": row["feedback"],
         "history": _history(desk, row["id"]),
+        "landed": await asyncio.to_thread(_landed, desk, row["commit_hash"]),
     }
     return Reply(data=data)
+
+
+def _landed(desk: Desk, commit: str) -> dict[str, Any] | None:
+    """What the task's commit on the target is like; None when there is none."""
+    story = read_commit(desk.root, commit) if commit else None
+    if story is None:
+        return None
+    files = [{"path": one.path, "inserted": one.inserted, "deleted": one.deleted} for one in story.files]
+    data = {"author": story.author, "at": story.at.isoformat(), "files": files, "subject": story.subject}
+    return {**data, "changed": story.changed, "inserted": story.inserted, "deleted": story.deleted}
 
 
 async def _explain_from_files(desk: Desk, task_id: str) -> Reply:
     """A task that the ledger does not know: rejected, or too new."""
     state = await read_spool(desk)
     data: dict[str, Any] = {"id": task_id, "title": "", "reason": "", "file": "", "line": 0, "commit": ""}
-    data |= {"attempts": [], "history": []}
+    data |= {"attempts": [], "feedback": "", "history": [], "landed": None}
     if task_id in state.rejected:
         cause = state.rejected[task_id]
         data |= {"state": "rejected", "reason": cause, "sentence": f"{task_id} is rejected: {cause}."}
@@ -141,6 +156,7 @@ def show_explain(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += facts([("title", data["title"]), ("written in", f"{data['file']}:{data['line']}")], width)
     for attempt in data["attempts"]:
         lines += [line(), *_show_attempt(attempt, width)]
+    lines += _show_landed(data, width) if data["landed"] else _show_feedback(data, width)
     if data["history"]:
         lines += [line(), line(span("History:", STRONG))]
     for row in data["history"][-_HISTORY_SHOWN:]:
@@ -161,6 +177,27 @@ def _show_attempt(attempt: Mapping[str, Any], width: int) -> list[Line]:
         pairs.append(("its work", f"git show {attempt['rescue_ref']}"))
     for name, value in pairs:
         lines += [(span("  "), *row) for row in facts([(name, value)], width - 2, label=10)]
+    return lines
+
+
+def _show_landed(data: Mapping[str, Any], width: int) -> list[Line]:
+    landed = data["landed"]
+    size = f"{plural(landed['changed'], 'file')}, +{landed['inserted']} -{landed['deleted']} lines"
+    lines = [line(), line(span("Landed: ", STRONG), f"{data['commit'][:10]} by {landed['author']}, {size}")]
+    for one in landed["files"][:_FILES_SHOWN]:
+        lines += wrap(f"{one['path']}  +{one['inserted']} -{one['deleted']}", width, indent=4, first="  ")
+    more = landed["changed"] - _FILES_SHOWN
+    return [*lines, line(f"  … and {more} more: git show --stat {data['commit'][:10]}")] if more > 0 else lines
+
+
+def _show_feedback(data: Mapping[str, Any], width: int) -> list[Line]:
+    """What the next attempt is told, or would be: the end of it is the output that says what went wrong."""
+    texts = [text for text in data["feedback"].splitlines() if text.strip()]
+    if len(texts) < 2:  # one line is the reason, which stands above
+        return []
+    lines = [line(), line(span("What the last attempt was told:", STRONG))]
+    for text in texts[-_FEEDBACK_SHOWN:]:
+        lines.append(line("  ", cut(text, width - 2)))
     return lines
 
 

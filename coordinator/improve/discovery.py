@@ -259,6 +259,7 @@ class Discovery:
             reason = f"this version cannot scan with it (it can with {', '.join(KNOWN_TOOLS)})"
             return _Look(report=ScanReport(tool=name, status=ScanStatus.UNAVAILABLE, reason=reason))
         report = await ruff.scan(tree, select=self._settings.select)
+        report = replace(report, reason=report.reason.replace(f"{tree}/", ""))  # a person knows no such folder
         options = await asyncio.to_thread(ruff.configuration_arguments, tree, select=("{rule}",))
         version = options[options.index("--target-version") + 1] if "--target-version" in options else None
         return _Look(options=tuple(options), report=report, target_version=version)
@@ -329,7 +330,7 @@ class Discovery:
         limits = GroupLimits(max_open=self._settings.max_open, priority=self._settings.priority)
         placement = place(tuple(self._register.known().values()), spooled, limits)
         texts = {group.id: autotask.render(group, profiles[group.key.tool]) for group in placement.write}
-        refused = {task_id for task_id, text in texts.items() if not self._folder.write(task_id, text)}
+        refused = {task_id for task_id, text in texts.items() if None is self._folder.write(task_id, text)}
         damaged = {task_id for task_id in there.damaged - set(texts) if spooled.states.get(task_id) not in AT_WORK}
         removed = [task_id for task_id in sorted({*placement.remove, *damaged}) if self._folder.remove(task_id)]
         rows = [one for one in placement.changed if one.task not in refused]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from asyncio.subprocess import PIPE
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -81,14 +82,8 @@ async def run_git(
     Raises ``ToolFailed`` when git cannot be started or is not done after ``timeout_s``; a cancel kills the group too.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            cwd=cwd,
-            env=env,
-            stdin=stdin if isinstance(stdin, int) else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
+        process = await _start(
+            argv, cwd, env, stdin if isinstance(stdin, int) else PIPE, PIPE if stdout is None else stdout
         )
     except (OSError, ValueError) as error:
         raise ToolFailed(f"{_brief(argv)}: cannot be started: {error}") from error
@@ -102,6 +97,23 @@ async def run_git(
             await _kill(process)
     assert process.returncode is not None
     return GitOutput(code=process.returncode, stdout=out or b"", stderr=err.decode(errors="replace"))
+
+
+async def _start(
+    argv: tuple[str, ...], cwd: Path, env: Mapping[str, str], stdin: int, stdout: int
+) -> asyncio.subprocess.Process:
+    """A cancel while git starts kills its whole group; asyncio would leave what git has started meanwhile."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=PIPE, start_new_session=True
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError, ValueError):
+            await _kill(await starting)
+        raise
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

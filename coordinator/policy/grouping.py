@@ -31,6 +31,9 @@ PRIORITY_STEP: Final = 10
 AT_WORK: Final = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
 """States in which removing a task's file would throw work away."""
 
+_LONGEST_PATH: Final = 300
+"""So that the command line which names all files of a task keeps within what a task file may say."""
+
 _EDITABLE: Final = frozenset({None, TaskState.PENDING, TaskState.BLOCKED, TaskState.REJECTED})
 _REUSABLE: Final = frozenset({None, TaskState.PENDING, TaskState.BLOCKED, TaskState.CANCELLED})
 _SEEN: Final = frozenset({FindingState.OPEN, FindingState.QUEUED, FindingState.REOPENED})
@@ -268,7 +271,8 @@ def _unverified(one: KnownFinding, spooled: Spooled) -> bool:
 
 def _sayable(path: str) -> bool:
     """Whether a path inside the tree can be written in a task file and a command line and be read back the same."""
-    return path.isprintable() and not path.startswith(("/", "../"))
+    inside = not path.startswith(("/", "../"))
+    return inside and path.isprintable() and "\\" not in path and len(path) <= _LONGEST_PATH
 
 
 def _assign(

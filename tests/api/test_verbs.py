@@ -64,7 +64,7 @@ KEYS = {
         "at_work", "daemon", "findings", "gate", "next", "problems", "refusal", "repository", "stuck", "target",
         "tasks", "version",
     },
-    "explain": {"attempts", "commit", "file", "history", "id", "line", "reason", "sentence", "state", "title"},
+    "explain": {"attempts", "commit", "feedback", "file", "history", "id", "landed", "line", "reason", "sentence", "state", "title"},
     "tasks show": {
         "attempts", "commit", "created_at", "definition", "feedback", "file", "generation", "id", "line", "priority",
         "reason", "role", "state", "title", "updated_at",

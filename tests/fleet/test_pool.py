@@ -241,9 +241,9 @@ async def test_a_frozen_holder_of_ours_is_killed(
 
 
 async def test_what_a_killed_agent_left_is_found_by_mark_or_by_lock(layout: Layout, watched: Watched) -> None:
-    """Its command lives on and holds the claim; the second one has left session, parent and environment too."""
-    wild = 'echo $$ > "$0"; trap "" TERM; while :; do sleep 0.05; done'
-    hidden = f'up="$COORDINATOR_ATTEMPT/up"; exec env -i PATH="$PATH" setsid sh -c \'{wild}\' "$up"'
+    """Its command lives on and holds the claim; a child of the second one has left session and environment too."""
+    wild = 'trap "" TERM; echo $$ > "$0"; while :; do sleep 0.05; done'
+    hidden = f'up="$COORDINATOR_ATTEMPT/up"; env -i PATH="$PATH" setsid sh -c \'{wild}\' "$up" & exec sleep 60'
     for name, script in (("a", STUBBORN), ("b", hidden)):
         task = offer(layout, name, script)
         agent = await asyncio.to_thread(start_agent, layout, "--once", name=name)

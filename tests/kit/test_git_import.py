@@ -190,7 +190,7 @@ async def test_fifos_links_and_huge_files_among_the_refs_are_not_waited_for(clon
     head = clone.commit("one")
     inside = clone.path / ".git"
     os.mkfifo(inside / "refs" / "heads" / "fifo")
-    (tmp_path / "outside").write_text(clone.base)
+    (tmp_path / "outside").write_text(head)
     (inside / "refs" / "heads" / "link").symlink_to(tmp_path / "outside")
     with (inside / "packed-refs").open("wb") as file:
         file.truncate(1 << 40)

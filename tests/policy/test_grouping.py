@@ -190,7 +190,7 @@ def test_what_the_tool_cannot_mend_safely_is_remembered_and_makes_no_task() -> N
     assert world.state_of(unsafe) == (FindingState.OPEN, "")
 
 
-@pytest.mark.parametrize("path", ["../out.py", "/etc/x.py", "a\nb.py", "a\udcff.py"])
+@pytest.mark.parametrize("path", ["../out.py", "/etc/x.py", "a\nb.py", "a\udcff.py", "a\\b.py", "a" * 300 + ".py"])
 def test_a_path_that_cannot_be_said_makes_no_task(path: str) -> None:
     assert World().scan(finding(path)).write == ()
 

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import shlex
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.domain.finding import Finding, Fix, Place, Severity
+from coordinator.domain.taskfile import parse
+from coordinator.improve.autotask import MARK, ToolProfile, accept_line, read, render
+from coordinator.policy.change import path_matches
+from coordinator.policy.grouping import GroupKey, TaskGroup
+
+PROFILE = ToolProfile(
+    tool="ruff",
+    options=("--isolated", "--target-version", "py38", "--select", "{rule}"),
+    select=(),
+    target_version="py38",
+)
+
+printable = st.text(st.characters(codec="utf-8").filter(str.isprintable), min_size=1, max_size=12)
+names = printable.filter(lambda name: not {"/", "\\"} & set(name) and name not in {".", ".."})
+nasty = st.one_of(
+    st.text(max_size=60),
+    st.sampled_from(
+        ['"""', "'''", "\\", "\x00\x7f", "\n```coordinator-group\n{}\n```\n", '"\\u0000', "é\r\n", "$(rm -rf ~)"]
+    ),
+)
+
+
+def group(files: list[str], message: str, evidence: str, *, whole: bool = True) -> TaskGroup:
+    findings = tuple(
+        Finding(
+            category="dead code",
+            evidence=evidence,
+            fingerprint=f"{number}",
+            fix=Fix.SAFE,
+            message=message,
+            place=Place(path=path, line=number),
+            rule="F401",
+            severity=Severity.MEDIUM,
+            tool="ruff",
+            url="https://docs.astral.sh/ruff/rules/unused-import",
+        )
+        for number, path in enumerate(files)
+    )
+    key = GroupKey.of("ruff", "F401", files[0])
+    return TaskGroup(findings=findings, id=key.task_id(1), key=key, priority=50, whole=whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=st.lists(names, min_size=1, max_size=3, unique=True), message=nasty, evidence=nasty, whole=st.booleans())
+def test_whatever_the_source_says_the_file_is_a_task_and_reads_back_as_its_group(
+    files: list[str], message: str, evidence: str, whole: bool
+) -> None:
+    made = group([f"pkg/{name}" for name in files], message, evidence, whole=whole)
+    text = render(made, PROFILE)
+    assert text.startswith(MARK)
+    parsed = parse(text, "tasks/auto/x.toml")
+    assert parsed.problems == ()
+    (task,) = parsed.tasks
+    for path in made.files:
+        assert any(path_matches(path, glob) for glob in task.paths)
+        assert not any(path_matches(path + "x", glob) for glob in task.paths if f"{path}x" not in made.files)
+    assert shlex.split(task.accept[0])[-len(made.files) :] == list(made.files)
+    back = read(text, made.id)
+    assert back is not None
+    assert (back.files, back.key, back.essence) == (made.files, made.key, made.essence(PROFILE.salt))
+    assert read(text, "another") is None
+
+
+def test_the_accept_line_looks_as_the_scan_did_and_never_writes() -> None:
+    whole = accept_line(group(["a b.py"], "m", "e"), PROFILE)
+    assert whole == (
+        "ruff check --no-cache --no-fix --output-format concise"
+        " --isolated --target-version py38 --select F401 -- 'a b.py'"
+    )
+    partly = accept_line(group(["-a.py"], "m", "e", whole=False), PROFILE)
+    assert partly.startswith("ruff check --no-cache --diff --no-unsafe-fixes ")
+    assert partly.endswith(" -- -a.py")
+
+
+def test_a_long_group_is_counted_and_not_listed_to_the_end() -> None:
+    text = render(group([f"pkg/{number:03}.py" for number in range(40)], "m", "e"), PROFILE)
+    assert "and 10 more" in text
+    assert len(parse(text, "x.toml").tasks[0].headline) <= 80
+
+
+def test_a_damaged_file_is_no_group() -> None:
+    made = group(["a.py"], "m", "e")
+    text = render(made, PROFILE)
+    for damaged in (text[:200], text.replace("coordinator-group", "other"), text.replace('["F401"]', "[]"), "", "\x00"):
+        assert read(damaged, made.id) is None

@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
+from coordinator.domain.finding import ScanStatus
+from coordinator.domain.task import TaskState
+from coordinator.domain.taskfile import parse
+from coordinator.policy.change import path_matches
+from tests.improve.rig import FAULTS, Rig, commit, git
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def rig(repository: Path) -> Rig:
+    commit(repository, dict(FAULTS))
+    return Rig(repository)
+
+
+def run_line(line: str, folder: Path) -> int:
+    """A shell line as the gate runs it: our own programs are found last on PATH."""
+    path = os.pathsep.join((os.environ["PATH"], str(Path(sys.executable).parent)))
+    return subprocess.run(line, shell=True, cwd=folder, env={"PATH": path}, capture_output=True, check=False).returncode
+
+
+async def test_findings_become_tasks_that_the_spool_takes_and_that_ruff_itself_can_finish(rig: Rig) -> None:
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.status, report.total, report.opened, report.queued, report.by_hand) == ("scanned", 6, 6, 3, 1)
+    assert rig.states() == {"queued": 5, "open": 1}
+    for task_id, text in rig.files().items():
+        parsed = parse(text, f"tasks/auto/{task_id}.toml")
+        assert parsed.problems == ()
+        (task,) = parsed.tasks
+        assert (task.id, task.role, task.labels[:2]) == (task_id, "autofix", ("discovery", "ruff"))
+        rule, files = task.labels[2], [name for name in FAULTS if any(path_matches(name, glob) for glob in task.paths)]
+        assert files
+        assert run_line(task.accept[0], rig.repository) == 1
+        run_line(shlex.join(["ruff", "check", "--isolated", "--fix", "-q", "--select", rule, *files]), rig.repository)
+        assert run_line(task.accept[0], rig.repository) == 0
+    assert git(rig.repository, "status", "--porcelain", "--", "tasks", ".coordinator") == ""
+    assert not (rig.layout.state / "scan").exists()
+
+
+async def test_the_embedded_agent_can_follow_every_task_and_a_scan_closes_them(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    for task_id, text in rig.files().items():
+        (task,) = parse(text, f"{task_id}.toml").tasks
+        agent = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "coordinator.fleet.autofix"),
+            cwd=rig.repository,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await agent.communicate(task.prompt.encode())
+        assert agent.returncode == 0, output
+        assert run_line(task.accept[0], rig.repository) == 0
+        rig.set_state(task_id, TaskState.COMPLETED)
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.closed, report.total, report.by_hand, report.removed) == (5, 1, 1, 3)
+    assert rig.states() == {"fixed": 5, "open": 1}
+
+
+async def test_a_task_that_lands_while_a_scan_looks_is_not_doubted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.discovery.scan(write=True)
+    files, real = rig.files(), rig.discovery._look
+
+    async def slow_look(names: object) -> object:
+        looked = await real(names)  # type: ignore[arg-type]
+        for task_id in files:
+            rig.set_state(task_id, TaskState.COMPLETED)
+        return looked
+
+    monkeypatch.setattr(rig.discovery, "_look", slow_look)
+    await rig.discovery.scan(write=True)
+    assert (rig.states(), rig.files()) == ({"queued": 5, "open": 1}, {})
+    assert not any(row["reason"] for row in rig.rows())
+    await rig.discovery.scan(write=True)
+    assert all("still finds it" in str(row["reason"]) for row in rig.rows() if row["fix"] == "safe")
+    assert (rig.states(), rig.files()) == ({"open": 6}, {})
+
+
+async def test_the_fix_is_asked_for_and_not_cleanness_where_a_rule_is_only_partly_safe(repository: Path) -> None:
+    commit(
+        repository,
+        {
+            "pkg/__init__.py": "import os\n",
+            "pkg/a.py": "try:\n    import json\nexcept ImportError:\n    pass\nimport re\n",
+        },
+    )
+    rig = Rig(repository)
+    await rig.discovery.scan(write=True)
+    (text,) = rig.files().values()
+    (task,) = parse(text, "x.toml").tasks
+    assert "--diff" in task.accept[0]
+    assert task.paths == ("pkg/a.py",)
+    assert run_line(task.accept[0], repository) == 1
+    (repository / "pkg/a.py").write_text("try:\n    import json\nexcept ImportError:\n    pass\n")
+    assert run_line(task.accept[0], repository) == 0
+
+
+async def test_a_hundred_scans_of_an_unchanged_tree_change_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def world() -> object:
+        rows = [{**row, "last_seen": ""} for row in rig.rows()]
+        stamps = [(path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in sorted(rig.auto.iterdir())]
+        return rows, stamps
+
+    await rig.discovery.scan(write=True)
+    before = world()
+    await rig.discovery.scan(write=True)
+    assert world() == before
+    look = await rig.discovery._look(["ruff"])
+
+    async def same_look(_: object) -> object:
+        return look
+
+    monkeypatch.setattr(rig.discovery, "_look", same_look)
+    for _ in range(98):
+        await rig.discovery.scan(write=True)
+    assert world() == before
+    (event, *_) = [event for event in reversed(rig.events) if isinstance(event, FindingsFolded)]
+    assert (event.opened, event.closed, event.queued, event.total) == (0, 0, 0, 6)
+
+
+async def test_moved_lines_are_the_same_findings(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    files = rig.files()
+    commit(rig.repository, {"shop/stock.py": '"""Stock."""\n\n\n' + FAULTS["shop/stock.py"]})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.opened, report.closed) == (0, 0)
+    assert rig.files() == files
+    assert rig.row_of("F541", "shop/till.py")["line"] == 5
+    assert {row["line"] for row in rig.rows() if row["path"] == "shop/stock.py"} == {4, 5}
+
+
+async def test_a_finding_that_is_gone_takes_its_waiting_task_along_and_one_that_returns_is_known(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    (task_id,) = [task_id for task_id in rig.files() if "web" in task_id]
+    rig.set_state(task_id, TaskState.PENDING)
+    commit(rig.repository, {"shop/web/page.py": "def page(tags=()):\n    return tags\n"})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.closed, report.removed, report.queued) == (2, 1, 0)
+    assert task_id not in rig.files()
+    assert rig.row_of("F401", "shop/web/page.py")["state"] == "fixed"
+    rig.set_state(task_id, TaskState.COMPLETED)
+    commit(rig.repository, {"shop/web/page.py": FAULTS["shop/web/page.py"]})
+    await rig.discovery.scan(write=True)
+    assert f"{task_id}-2" in rig.files()
+    assert rig.row_of("F401", "shop/web/page.py")["state"] == "queued"
+
+
+async def test_a_tool_that_broke_closes_nothing_and_says_so(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    rows, files = rig.rows(), rig.files()
+    commit(rig.repository, {"ruff.toml": "no-such-option = 1\n", "shop/stock.py": "x = 1\n"})
+    (report,) = await rig.discovery.scan(write=True)
+    assert report.status is ScanStatus.BROKEN
+    assert "ruff.toml" in report.reason
+    assert str(rig.repository) not in report.reason
+    assert (rig.rows(), rig.files()) == (rows, files)
+    commit(rig.repository, {"ruff.toml": None})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.status, report.closed) == (ScanStatus.SCANNED, 2)
+
+
+async def test_a_file_that_no_longer_parses_keeps_its_findings(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    commit(rig.repository, {"shop/stock.py": FAULTS["shop/stock.py"] + "def broken(:\n"})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.status, report.closed) == (ScanStatus.SCANNED, 0)
+    (text,) = [text for task_id, text in rig.files().items() if "f401-shop-" in task_id and "web" not in task_id]
+    assert "shop/till.py" in text
+    assert "shop/stock.py" not in text
+
+
+async def test_an_unknown_tool_and_a_missing_branch_are_reports(rig: Rig, tmp_path: Path) -> None:
+    reports = await rig.discovery.scan(["mypy", "ruff"])
+    assert [(report.tool, report.status) for report in reports] == [("mypy", "unavailable"), ("ruff", "scanned")]
+    assert rig.files() == {}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    git(empty, "init", "--quiet")
+    (report,) = await Rig(empty, target="coordinator/main").discovery.scan(write=True)
+    assert report.status is ScanStatus.BROKEN
+    assert "no commit" in report.reason
+
+
+async def test_the_target_is_scanned_and_not_the_checkout(rig: Rig) -> None:
+    git(rig.repository, "checkout", "--quiet", "-b", "elsewhere")
+    commit(rig.repository, {"shop/late.py": "import os\n"})
+    (rig.repository / "shop/dirty.py").write_text("import os\n")
+    (report,) = await rig.discovery.scan()
+    assert report.total == 6
+
+
+async def test_at_most_max_open_and_the_next_ones_as_they_close(repository: Path) -> None:
+    commit(repository, dict(FAULTS))
+    rig = Rig(repository, max_open=1)
+    seen = []
+    for _ in range(3):
+        await rig.discovery.scan(write=True)
+        (task_id,) = rig.files()
+        seen.append(task_id)
+        (task,) = parse(rig.files()[task_id], "x.toml").tasks
+        commit(repository, dict.fromkeys(task.paths, "x = 1\n"))
+        rig.set_state(task_id, TaskState.COMPLETED)
+    (report,) = await rig.discovery.scan(write=True)
+    assert len(set(seen)) == 3
+    assert report.total == 0
+    assert rig.files() == {}
+
+
+async def test_other_peoples_files_are_left_alone_and_ours_are_mended(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    first, second, third = rig.files()
+    texts = rig.files()
+    (rig.auto / f"{first}.toml").write_text("id = 'mine'\n")
+    (rig.auto / f"{second}.toml").write_text(texts[second][:300])
+    (rig.auto / f"{third}.toml").unlink()
+    (rig.auto / f"{third}.toml").symlink_to(rig.repository / "README.md")
+    (rig.auto / "notes.toml").write_text("# mine\n")
+    (rig.auto / f".{first}.toml.123-0a1b2c3d.tmp").write_text("half")
+    await rig.discovery.scan(write=True)
+    assert (rig.auto / f"{first}.toml").read_text() == "id = 'mine'\n"
+    assert (rig.auto / f"{second}.toml").read_text() == texts[second]
+    assert (rig.auto / f"{third}.toml").is_symlink()
+    assert (rig.repository / "README.md").read_text().startswith("# Shop")
+    assert (rig.auto / "notes.toml").read_text() == "# mine\n"
+    assert {f"{first}-2", f"{third}-2"} <= set(rig.files())
+    assert not list(rig.auto.glob(".*.tmp"))
+
+
+async def test_a_folder_that_leads_elsewhere_is_not_written(rig: Rig, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    rig.auto.parent.mkdir()
+    rig.auto.symlink_to(elsewhere)
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.status, report.queued) == (ScanStatus.SCANNED, 0)
+    assert list(elsewhere.iterdir()) == []
+    assert "symbolic link" in next(event.message for event in rig.events if isinstance(event, Noticed))
+
+
+async def test_a_lost_ledger_takes_its_files_back_and_removes_none(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    files = rig.files()
+    rig.store.close()
+    for path in rig.layout.state.glob("ledger.db*"):
+        path.unlink()
+    again = Rig(rig.repository)
+    commit(rig.repository, {"ruff.toml": "no-such-option = 1\n"})
+    await again.discovery.scan(write=True)
+    assert again.files() == files
+    commit(rig.repository, {"ruff.toml": None})
+    (report,) = await again.discovery.scan(write=True)
+    assert (again.files(), report.queued) == (files, 0)
+    assert again.states() == {"queued": 5, "open": 1}
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from coordinator.improve.autofolder import AutoFolder
+from coordinator.improve.register import FindingRegister
+from tests.improve.rig import Rig
+
+owner, method = {"write": (AutoFolder, "write"), "keep": (FindingRegister, "keep")}[sys.argv[2]]
+calls, real = [0], getattr(owner, method)
+
+def deadly(*args, **other):
+    calls[0] += 1
+    if calls[0] == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **other)
+
+setattr(owner, method, deadly)
+asyncio.run(Rig(Path(sys.argv[1])).discovery.scan(write=True))
+"""
+
+
+@pytest.mark.parametrize(("method", "call"), [("keep", 1), ("write", 1), ("write", 3), ("keep", 2)])
+async def test_killed_anywhere_the_next_scan_makes_it_whole(rig: Rig, method: str, call: int) -> None:
+    killed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", KILLED, str(rig.repository), method, str(call)), cwd=Path(__file__).parents[2]
+    )
+    assert await killed.wait() == -9
+    await rig.discovery.scan(write=True)
+    files = rig.files()
+    assert (len(files), rig.states()) == (3, {"queued": 5, "open": 1})
+    assert {row["task"] for row in rig.rows()} - {""} == set(files)
+    await rig.discovery.scan(write=True)
+    assert rig.files() == files
+
+
+# --- as a service ------------------------------------------------------------------------------------------------------
+
+
+class Served:
+    """The service on a real loop; ``news`` waits for the next fold."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.stopping = asyncio.Event()
+        self._heard = rig.bus.subscribe()
+        self.task = asyncio.create_task(rig.discovery.run(self.stopping))
+
+    async def news(self, wanted: Callable[[FindingsFolded], bool] = lambda _: True) -> FindingsFolded:
+        async with asyncio.timeout(10):
+            async for published in self._heard:
+                if isinstance(published.event, FindingsFolded) and wanted(published.event):
+                    return published.event
+        raise AssertionError("the bus closed")
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        await asyncio.wait_for(self.task, 5)
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_until, condition)
+
+
+async def test_served_it_scans_at_start_and_after_a_landing_and_places_when_a_task_settles(repository: Path) -> None:
+    commit(repository, dict(FAULTS))
+    rig = Rig(repository, max_open=1)
+    served = Served(rig)
+    assert (await served.news()).queued == 1
+    (first,) = rig.files()
+    assert rig.discovery.busy
+    rig.set_state(first, TaskState.FAILED)
+    await settled(lambda: not rig.discovery.busy)
+    change = {"task": first, "old": "running", "reason": "", "generation": 1}
+    rig.bus.publish(TaskChanged(new="failed", **change))
+    assert rig.discovery.busy
+    await settled(lambda: len(rig.files()) == 2)
+    commit(repository, dict.fromkeys(FAULTS, "x = 1\n"))
+    for _ in range(5):
+        rig.bus.publish(TaskLanded(commit="c", files=(), generation=1, target="main", task=first))
+    assert (await served.news()).closed == 6
+    await settled(lambda: rig.files() == {} and not rig.discovery._at_work)
+    assert len([event for event in rig.events if isinstance(event, FindingsFolded)]) == 2
+    await served.stop()
+    assert not rig.discovery._serving
+
+
+async def test_served_it_tries_a_broken_scan_again_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.improve.discovery._FIRST_RETRY_S", 0.05)
+    commit(rig.repository, {"ruff.toml": "no-such-option = 1\n"})
+    served = Served(rig)
+    assert (await served.news()).status == "broken"
+    commit(rig.repository, {"ruff.toml": None})
+    assert (await served.news(lambda event: event.status == "scanned")).queued == 3
+    await served.stop()
+
+
+async def test_a_stop_cuts_a_scan_short(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = asyncio.Event()
+
+    async def endless(*_: object, **__: object) -> object:
+        looking.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("coordinator.checks.ruff.scan", endless)
+    served = Served(rig)
+    await asyncio.wait_for(looking.wait(), 5)
+    assert rig.discovery.busy
+    await served.stop()
+    assert not (rig.layout.state / "scan").exists()
+    assert not rig.discovery.busy
+
+
+async def test_a_stop_before_the_start_and_the_tick_of_the_interval(rig: Rig) -> None:
+    rig.discovery._serving = False
+    stopping = asyncio.Event()
+    stopping.set()
+    await asyncio.wait_for(rig.discovery.run(stopping), 5)
+    served = Served(rig)
+    await served.news()
+    shutil.rmtree(rig.auto)
+    await rig.discovery.look_again()
+    assert (await served.news()).queued == 3
+    await served.stop()
