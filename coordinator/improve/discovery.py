@@ -330,7 +330,7 @@ class Discovery:
         limits = GroupLimits(max_open=self._settings.max_open, priority=self._settings.priority)
         placement = place(tuple(self._register.known().values()), spooled, limits)
         texts = {group.id: autotask.render(group, profiles[group.key.tool]) for group in placement.write}
-        refused = {task_id for task_id, text in texts.items() if None is self._folder.write(task_id, text)}
+        refused = {task_id for task_id, text in texts.items() if not self._folder.write(task_id, text)}
         damaged = {task_id for task_id in there.damaged - set(texts) if spooled.states.get(task_id) not in AT_WORK}
         removed = [task_id for task_id in sorted({*placement.remove, *damaged}) if self._folder.remove(task_id)]
         rows = [one for one in placement.changed if one.task not in refused]

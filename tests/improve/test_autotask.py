@@ -80,6 +80,13 @@ def test_the_accept_line_looks_as_the_scan_did_and_never_writes() -> None:
     assert partly.endswith(" -- -a.py")
 
 
+def test_a_name_with_wildcards_allows_itself_and_nothing_else() -> None:
+    made = group(["a[1]*?.py"], "m", "e")
+    (task,) = parse(render(made, PROFILE), "x.toml").tasks
+    assert path_matches("a[1]*?.py", task.paths[0])
+    assert not any(path_matches(path, task.paths[0]) for path in ("a1xy.py", "a[1]xy.py", "a1*?.py"))
+
+
 def test_a_long_group_is_counted_and_not_listed_to_the_end() -> None:
     text = render(group([f"pkg/{number:03}.py" for number in range(40)], "m", "e"), PROFILE)
     assert "and 10 more" in text

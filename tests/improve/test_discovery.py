@@ -15,6 +15,8 @@ from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskL
 from coordinator.domain.finding import ScanStatus
 from coordinator.domain.task import TaskState
 from coordinator.domain.taskfile import parse
+from coordinator.improve.autofolder import AutoFiles, AutoFolder
+from coordinator.improve.autotask import MARK
 from coordinator.policy.change import path_matches
 from tests.improve.rig import FAULTS, Rig, commit, git
 from tests.waiting import wait_until
@@ -253,6 +255,40 @@ async def test_a_folder_that_leads_elsewhere_is_not_written(rig: Rig, tmp_path: 
     assert "symbolic link" in next(event.message for event in rig.events if isinstance(event, Noticed))
 
 
+async def test_a_name_taken_at_the_last_moment_leaves_the_findings_waiting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.discovery.scan(write=True)
+    names = list(rig.files())
+    for name in names:
+        (rig.auto / f"{name}.toml").write_text("# mine\n")
+    monkeypatch.setattr(AutoFolder, "read", lambda _: AutoFiles(damaged=frozenset(), ours={}, taken=frozenset()))
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.queued, set(rig.files().values())) == (0, {"# mine\n"})
+    monkeypatch.undo()
+    (report,) = await rig.discovery.scan(write=True)
+    assert report.queued == 3
+    assert {row["task"] for row in rig.rows()} == {"", *(f"{name}-2" for name in names)}
+
+
+def test_the_folder_replaces_and_removes_only_regular_files_with_our_mark(tmp_path: Path) -> None:
+    folder = AutoFolder(tmp_path)
+    assert folder.write("a", f"{MARK} 1")
+    assert folder.write("a", f"{MARK} 2")
+    (tmp_path / "auto" / "b.toml").write_text("mine")
+    (tmp_path / "auto" / "c.toml").symlink_to(tmp_path / "auto" / "a.toml")
+    (tmp_path / "auto" / "d.toml").mkdir()
+    os.mkfifo(tmp_path / "auto" / "e.toml")
+    for name in "bcde":
+        assert not folder.write(name, f"{MARK} 3")
+        assert not folder.remove(name)
+    assert folder.read() == AutoFiles(damaged=frozenset("a"), ours={}, taken=frozenset("bcde"))
+    assert (tmp_path / "auto" / "a.toml").read_text() == f"{MARK} 2"
+    assert (tmp_path / "auto" / "b.toml").read_text() == "mine"
+    assert folder.remove("a")
+    assert not folder.remove("a")
+
+
 async def test_a_lost_ledger_takes_its_files_back_and_removes_none(rig: Rig) -> None:
     await rig.discovery.scan(write=True)
     files = rig.files()
@@ -335,10 +371,15 @@ async def settled(condition: Callable[[], bool]) -> None:
 async def test_served_it_scans_at_start_and_after_a_landing_and_places_when_a_task_settles(repository: Path) -> None:
     commit(repository, dict(FAULTS))
     rig = Rig(repository, max_open=1)
+    told: list[bool] = []
+    rig.bus.tap(
+        lambda published: told.append(rig.discovery.busy) if isinstance(published.event, FindingsFolded) else None
+    )
     served = Served(rig)
     assert (await served.news()).queued == 1
     (first,) = rig.files()
-    assert rig.discovery.busy
+    await settled(lambda: not rig.discovery._at_work)
+    assert rig.discovery.busy  # the ledger does not know of the task yet
     rig.set_state(first, TaskState.FAILED)
     await settled(lambda: not rig.discovery.busy)
     change = {"task": first, "old": "running", "reason": "", "generation": 1}
@@ -350,7 +391,7 @@ async def test_served_it_scans_at_start_and_after_a_landing_and_places_when_a_ta
         rig.bus.publish(TaskLanded(commit="c", files=(), generation=1, target="main", task=first))
     assert (await served.news()).closed == 6
     await settled(lambda: rig.files() == {} and not rig.discovery._at_work)
-    assert len([event for event in rig.events if isinstance(event, FindingsFolded)]) == 2
+    assert told == [True, True]
     await served.stop()
     assert not rig.discovery._serving
 

@@ -1,0 +1,182 @@
+"""A daemon from outside: alone in its directory, drained by one signal, ended by two, obeying its operator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.sdk import Agent
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.walks.house import House
+
+
+@pytest.fixture
+def daemon(house: House) -> Iterator[subprocess.Popen[str]]:
+    """A daemon that runs until told otherwise; whatever a test leaves is ended."""
+    process = house.start("run")
+    wait_until((house.top / ".coordinator" / "api.json").exists, what="the daemon's API")
+    with process:
+        yield process
+        process.kill()
+    house.command("run", "--until-idle")
+
+
+def _state(house: House, task: str) -> str:
+    return house.states().get(task, "")
+
+
+def _wait_for(house: House, task: str, state: str) -> None:
+    wait_until(lambda: _state(house, task) == state, 20, what=f"{task} {state} (is {_state(house, task)})")
+
+
+def _touched(house: House, name: str) -> Path:
+    return house.top.parent / name
+
+
+def test_a_second_daemon_exits_at_once_and_names_the_first(
+    house: House, daemon: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(house.top)
+    for top in (house.top, link):
+        done = type(house)(top).command("run", "--until-idle", timeout=20)
+        assert done.returncode == 3
+        assert f"pid {daemon.pid}" in done.stdout + done.stderr
+
+
+def test_one_interrupt_drains(house: House, daemon: subprocess.Popen[str]) -> None:
+    go = _touched(house, "go")
+    house.task("slow", f"touch {go}.up; while [ ! -e {go} ]; do sleep 0.02; done; echo done > slow.txt")
+    _wait_for(house, "slow", "running")
+    daemon.send_signal(signal.SIGINT)
+    house.task("late", "echo late > late.txt")
+    wait_until(lambda: '"running": 1' in json.dumps(house.rows("SELECT data FROM journal WHERE kind='daemon_draining'"))
+               .replace('\\"', '"'), 10, what="draining with one at work")  # fmt: skip
+    go.touch()
+    out, _ = daemon.communicate(timeout=30)
+    assert daemon.returncode == 130
+    assert house.landed() == ["slow"], out
+    assert "draining" in out
+
+
+def test_two_interrupts_stop_now_and_nothing_runs_on(house: House, daemon: subprocess.Popen[str]) -> None:
+    pid_file = _touched(house, "pid")
+    house.task("forever", f"echo $$ > {pid_file}; echo kept > kept.txt; while :; do sleep 0.05; done")
+    _wait_for(house, "forever", "running")
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip())
+    daemon.send_signal(signal.SIGINT)
+    wait_until(lambda: house.rows("SELECT 1 FROM journal WHERE kind='daemon_draining'"))
+    daemon.send_signal(signal.SIGINT)
+    daemon.communicate(timeout=40)
+    assert daemon.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    house.task("forever", "echo second > second.txt")
+    assert house.command("run", "--until-idle").returncode == 0
+    # what it had written is in its rescue ref, and nobody was charged for the stop
+    assert house.show("kept.txt", "refs/coordinator/rescue/forever/1") == "kept"
+    assert house.rows("SELECT ending FROM attempts ORDER BY generation") == [("stopped",), ("landed",)]
+    assert house.rows("SELECT attempts FROM tasks") == [(0,)]
+    assert house.show("second.txt") == "second"
+
+
+def test_cancel_ends_the_command_and_deleting_the_file_does_so_too(house: House, daemon: subprocess.Popen[str]) -> None:
+    pids = {}
+    for name in ("one", "two"):
+        pid_file = _touched(house, name)
+        house.task(name, f"echo $$ > {pid_file}; while :; do sleep 0.05; done")
+        wait_until(lambda path=pid_file: path.exists() and path.read_text().strip(), 20)  # type: ignore[misc]
+        pids[name] = int(pid_file.read_text())
+    assert house.command("tasks", "cancel", "one", "--reason", "not wanted").returncode == 0
+    (house.top / "tasks" / "two.toml").unlink()
+    for name, pid in pids.items():
+        _wait_for(house, name, "cancelled")
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert "not wanted" in house.command("explain", "one").stdout
+    assert "file was removed" in house.command("explain", "two").stdout
+
+
+def test_an_edit_of_a_pending_task_applies(house: House, daemon: subprocess.Popen[str]) -> None:
+    house.task("gate", "exit 1", max_attempts=1)
+    house.task("edited", "echo old > edited.txt", depends_on=["gate"])
+    _wait_for(house, "edited", "blocked")
+    house.task("edited", "echo new > edited.txt")
+    _wait_for(house, "edited", "completed")
+    assert house.show("edited.txt") == "new"
+
+
+def test_hold_release_retry(house: House, daemon: subprocess.Popen[str]) -> None:
+    house.task("sad", "exit 1", max_attempts=1)
+    house.task("later", "echo x > later.txt", depends_on=["sad"])
+    _wait_for(house, "later", "blocked")
+    assert house.command("tasks", "hold", "later").returncode == 0
+    house.task("sad", "echo fine > sad.txt", max_attempts=1)
+    _wait_for(house, "sad", "completed")
+    assert _state(house, "later") == "held"
+    assert house.command("tasks", "release", "later").returncode == 0
+    _wait_for(house, "later", "completed")
+    refused = house.command("tasks", "cancel", "later")
+    assert refused.returncode != 0
+    assert "completed" in refused.stdout + refused.stderr
+
+
+def test_an_agent_from_outside_claims_through_the_sdk_and_lands(house: House, daemon: subprocess.Popen[str]) -> None:
+    card = house.top / "agents" / "robot.toml"
+    card.write_text("external = true\n")
+    house.task("outside", "unused", role="robot")
+    agent = Agent(repository=house.top, roles=("robot",), name="robot-1")
+    claims = []
+    wait_until(lambda: claims.append(agent.claim_next()) or claims[-1], 20, what="the offer")  # type: ignore[func-returns-value]
+    with claims[-1] as claim:
+        tree = claim.prepare_worktree()
+        (tree / "robot.txt").write_text("beep\n")
+        claim.result("done", summary="wrote robot.txt")
+    _wait_for(house, "outside", "completed")
+    assert house.show("robot.txt") == "beep"
+
+
+def test_bad_settings_refuse_to_start_and_name_the_key(house: House) -> None:
+    with (house.top / "coordinator.toml").open("a") as file:
+        file.write("\n[fleet2]\nagents = 1\n")
+    done = house.command("run", "--until-idle")
+    assert done.returncode == 2
+    assert "coordinator.toml:11: fleet2" in done.stdout + done.stderr
+    assert "fleet" in done.stdout + done.stderr
+
+
+def test_the_target_follows_the_users_branch_and_never_loses_a_commit(house: House) -> None:
+    house.task("one", "echo 1 > one.txt")
+    assert house.command("run", "--until-idle").returncode == 0
+    house.git("merge", "-q", "coordinator/main")
+    (house.top / "mine.txt").write_text("mine\n")
+    house.git("add", "mine.txt")
+    house.git("commit", "-qm", "mine")
+    house.task("two", "cat mine.txt > two.txt")
+    assert house.command("run", "--until-idle").returncode == 0
+    assert house.show("two.txt") == "mine"
+    assert house.git("merge-base", "--is-ancestor", "HEAD", "coordinator/main") == ""
+    assert house.landed() == ["one", "two"]
+
+
+def test_a_target_that_is_checked_out_stops_the_line_until_it_is_not(house: House) -> None:
+    settings = house.top / "coordinator.toml"
+    settings.write_text(settings.read_text() + 'retry_s = 1.0\n\n[land]\ntarget = "main"\n')
+    house.task("one", "echo 1 > one.txt")
+    done = house.command("run", "--until-idle")
+    assert done.returncode == 5
+    assert "checked out" in done.stdout + done.stderr
+    assert not (house.top / "one.txt").exists()
+    house.git("switch", "-qc", "elsewhere")
+    assert house.command("run", "--until-idle").returncode == 0
+    assert house.show("one.txt", "main") == "1"
