@@ -10,7 +10,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from coordinator.domain.task import SETTLED, TaskState
+from coordinator.domain.task import ACTIVE, SETTLED, TaskState
 from coordinator.fleet import cards
 from coordinator.kit import lock, schedule
 from coordinator.policy.dispatch import Waiting
@@ -31,6 +31,9 @@ _SLICE = 200
 """Tasks folded between two breaths of the event loop."""
 
 _WANTING = frozenset({TaskState.PENDING, TaskState.BLOCKED})
+_EDITED_AT_WORK = -1
+"""Charged attempts of a task that was edited while one was under way: that one was for the old text and does not count."""
+
 _HOLDS = "holds"
 _REMOVED = "its file was removed"
 
@@ -76,8 +79,13 @@ class Intake:
     def dependencies_changed(self) -> None:
         self._dirty = True
 
-    async def fold(self, drop: Callable[[LedgerEntry, str], None]) -> None:
-        """Bring the ledger up to the newest state of the spool, a slice at a time."""
+    async def fold(
+        self, drop: Callable[[LedgerEntry, str], None], withdraw: Callable[[LedgerEntry, str], bool]
+    ) -> None:
+        """Bring the ledger up to the newest state of the spool, a slice at a time.
+
+        ``drop`` cancels a task in whatever state it is, ``withdraw`` takes an offer back (False: it was claimed).
+        """
         state, self._news = self._news, None
         if state is None:
             return
@@ -88,7 +96,7 @@ class Intake:
             for start in range(0, len(tasks), _SLICE):
                 with self._ledger.batch():
                     for task in tasks[start : start + _SLICE]:
-                        self._fold_task(task)
+                        self._fold_task(task, withdraw)
                 await asyncio.sleep(0)
             self._drop_removed(state, drop)
             self._keep_problems(state)
@@ -104,7 +112,7 @@ class Intake:
         if self._news is None:
             self._news = state
 
-    def _fold_task(self, task: Task) -> None:
+    def _fold_task(self, task: Task, withdraw: Callable[[LedgerEntry, str], bool]) -> None:
         entry = self._ledger.find(task.id)
         if entry is None:
             self._ledger.add(task, reason=f"new in {task.file}", not_before=self._first_run(task))
@@ -113,7 +121,11 @@ class Intake:
         if entry.task == task and entry.state is not TaskState.CANCELLED:
             return
         edited = entry.task.digest != task.digest
+        if edited and entry.state is TaskState.READY and withdraw(entry, "edited; it is offered anew"):
+            entry = self._ledger.get(task.id)
         self._ledger.note(task.id, task=task)
+        if edited and entry.state in ACTIVE:
+            self._ledger.note(task.id, attempts=_EDITED_AT_WORK)
         fresh = {"attempts": 0, "not_before": self._first_run(task), "feedback": ""}
         if entry.state is TaskState.CANCELLED and (edited or entry.reason == _REMOVED):
             self._ledger.move(task.id, TaskState.PENDING, f"back in {task.file}", **fresh)

@@ -132,7 +132,7 @@ class Steward:
         return all(entry.task.schedule and entry.not_before > now for entry in pending)
 
     async def _turn(self) -> None:
-        await self._intake.fold(self._drop)
+        await self._intake.fold(self._drop, self._withdraw)
         self._see_claims()
         self._intake.recheck_dependencies()
         await self._dispatch()

@@ -104,8 +104,11 @@ def _marked_text(path: Path | str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return ""
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
-        text = file.read(_LARGEST_BYTES).decode(errors="replace")
+        with open(fd, "rb", closefd=False) as file:
+            text = file.read(_LARGEST_BYTES).decode(errors="replace")
+    finally:
+        os.close(fd)
     return text if text.startswith(autotask.MARK) else ""

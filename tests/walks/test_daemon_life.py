@@ -116,6 +116,18 @@ def test_an_edit_of_a_pending_task_applies(house: House, daemon: subprocess.Pope
     assert house.show("edited.txt") == "new"
 
 
+def test_an_edit_while_it_is_at_work_counts_for_the_next_attempt(house: House, daemon: subprocess.Popen[str]) -> None:
+    go = _touched(house, "go")
+    house.task("t", f"while [ ! -e {go} ]; do sleep 0.02; done; exit 1", max_attempts=1)
+    _wait_for(house, "t", "running")
+    house.task("t", "echo better > t.txt", max_attempts=1)
+    wait_until(lambda: "better" in house.rows("SELECT definition FROM tasks")[0][0])
+    go.touch()
+    _wait_for(house, "t", "completed")
+    assert house.show("t.txt") == "better"
+    assert house.rows("SELECT ending FROM attempts ORDER BY generation") == [("failed",), ("landed",)]
+
+
 def test_hold_release_retry(house: House, daemon: subprocess.Popen[str]) -> None:
     house.task("sad", "exit 1", max_attempts=1)
     house.task("later", "echo x > later.txt", depends_on=["sad"])
@@ -151,7 +163,7 @@ def test_bad_settings_refuse_to_start_and_name_the_key(house: House) -> None:
         file.write("\n[fleet2]\nagents = 1\n")
     done = house.command("run", "--until-idle")
     assert done.returncode == 2
-    assert "coordinator.toml:11: fleet2" in done.stdout + done.stderr
+    assert "coordinator.toml:9: fleet2" in done.stdout + done.stderr
     assert "fleet" in done.stdout + done.stderr
 
 
