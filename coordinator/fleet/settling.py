@@ -42,7 +42,7 @@ class Settling:
                 self._ledger.move(task_id, TaskState.LANDING, "passed the gate, landing")
             elif entry.state is not TaskState.LANDING:  # it was on the target before a cancel reached the lander
                 self._ledger.move(task_id, TaskState.PENDING, "had landed already")
-            self._ledger.move(task_id, TaskState.COMPLETED, reason, commit=settlement.commit, feedback="")
+            self._ledger.move(task_id, TaskState.COMPLETED, reason, attempts=0, commit=settlement.commit, feedback="")
             self._close_attempt(entry, Ending.LANDED, reason)
             self._bus.publish(
                 TaskLanded(
