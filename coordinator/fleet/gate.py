@@ -24,6 +24,7 @@ from coordinator.checks.shell import run_command
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
 from coordinator.domain.errors import BadRepository, CoordinatorError
 from coordinator.domain.event import GateJudged
+from coordinator.kit import process
 from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PLANS_KEPT: Final = 16
+_SWEEP_GRACE_S: Final = 1.0
 
 
 class _Trees:
@@ -117,7 +119,9 @@ class Gate:
         return verdict
 
     async def sweep(self) -> None:
-        """Remove what a killed run left behind; only for the daemon that holds the directory, before it judges."""
+        """End and remove what a killed run left behind; only for the daemon that holds the directory, before it judges."""
+        for scratch in sorted(self._folder.glob("judge-*/run-*")):
+            await process.stop_tagged(f"COORDINATOR_ATTEMPT={scratch}", _SWEEP_GRACE_S)
         await asyncio.to_thread(remove_tree, self._folder)
 
     @contextlib.asynccontextmanager

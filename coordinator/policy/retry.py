@@ -38,9 +38,9 @@ def decide(
 ) -> RetryDecision:
     """Decide about an attempt that ended as ``ending``.
 
-    ``attempts`` are those charged before this one (-1: not even this one counts), ``generation`` counts all that ever were, ``chance`` is uniform in
-    [0, 1). The pause is ``backoff_s · 2^(n-1)``, capped, with ±25 % jitter ("equal jitter", AWS Architecture Blog 2015)
-    so that tasks that failed together do not come back together.
+    ``attempts`` are those charged before this one (-1: not even this one counts), ``generation`` counts all that ever
+    were, ``chance`` is uniform in [0, 1). The pause is ``backoff_s · 2^(n-1)``, capped, with ±25 % jitter ("equal
+    jitter", AWS Architecture Blog 2015) so that tasks that failed together do not come back together.
     """
     charged = max(attempts + (ending not in UNCHARGED), 0)
     if charged >= max_attempts and ending not in UNCHARGED:

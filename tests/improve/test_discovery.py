@@ -18,6 +18,7 @@ from coordinator.domain.taskfile import parse
 from coordinator.improve.autofolder import AutoFiles, AutoFolder
 from coordinator.improve.autotask import MARK
 from coordinator.policy.change import path_matches
+from coordinator.policy.grouping import GroupKey
 from tests.improve.rig import FAULTS, Rig, commit, git
 from tests.waiting import wait_until
 
@@ -258,13 +259,14 @@ async def test_a_folder_that_leads_elsewhere_is_not_written(rig: Rig, tmp_path: 
 async def test_a_name_taken_at_the_last_moment_leaves_the_findings_waiting(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await rig.discovery.scan(write=True)
-    names = list(rig.files())
+    groups = [("F401", "shop/till.py"), ("F541", "shop/till.py"), ("F401", "shop/web/page.py")]
+    names = [GroupKey.of("ruff", *group).task_id(1) for group in groups]
+    rig.auto.mkdir(parents=True)
     for name in names:
         (rig.auto / f"{name}.toml").write_text("# mine\n")
     monkeypatch.setattr(AutoFolder, "read", lambda _: AutoFiles(damaged=frozenset(), ours={}, taken=frozenset()))
     (report,) = await rig.discovery.scan(write=True)
-    assert (report.queued, set(rig.files().values())) == (0, {"# mine\n"})
+    assert (report.queued, set(rig.files().values()), rig.states()) == (0, {"# mine\n"}, {"open": 6})
     monkeypatch.undo()
     (report,) = await rig.discovery.scan(write=True)
     assert report.queued == 3
@@ -386,6 +388,9 @@ async def test_served_it_scans_at_start_and_after_a_landing_and_places_when_a_ta
     rig.bus.publish(TaskChanged(new="failed", **change))
     assert rig.discovery.busy
     await settled(lambda: len(rig.files()) == 2)
+    for task_id in rig.files():
+        rig.set_state(task_id, TaskState.FAILED)
+    await settled(lambda: not rig.discovery.busy)
     commit(repository, dict.fromkeys(FAULTS, "x = 1\n"))
     for _ in range(5):
         rig.bus.publish(TaskLanded(commit="c", files=(), generation=1, target="main", task=first))

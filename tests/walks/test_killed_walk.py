@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.kit.lock import process_start
+from tests.waiting import wait_until
 from tests.walks.house import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -55,6 +57,23 @@ def test_killed_after(house: House, step: str) -> None:
     done = house.command("run", "--until-idle")
     assert done.returncode == 0, done.stdout + done.stderr
     _check(house)
+
+
+def test_checks_of_a_killed_daemon_do_not_run_on(house: House) -> None:
+    pid_file = house.top.parent / "gate-pid"
+    settings = house.top / "coordinator.toml"
+    slow = f"echo $$ > {pid_file}; [ -e {pid_file}.go ] || setsid sleep 1000"
+    settings.write_text(settings.read_text().replace("python3 -m unittest -q", slow))
+    house.task("one", "echo 1 > one.txt")
+    with house.start("run") as daemon:
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), 20)
+        daemon.kill()
+    pid = int(pid_file.read_text())
+    assert process_start(pid) is not None  # it is an orphan now
+    Path(f"{pid_file}.go").touch()
+    assert house.command("run", "--until-idle").returncode == 0
+    assert process_start(pid) is None
+    assert house.landed() == ["one"]
 
 
 def test_killed_again_and_again(house: House) -> None:
