@@ -1,7 +1,7 @@
 """A role card: how agents of one role are started and what they may do.
 
 ``agents/<role>.toml`` plus, optionally, a standing brief ``agents/<role>.md``. A repository's card replaces the built-in
-one of the same name. This module validates; reading the files is ``fleet.cards``' work.
+one of the same name. ``domain.config`` validates; reading the files is ``fleet.cards``' work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one frozen tree of settings, its defaults and its validation.
+"""The one frozen tree of settings and its defaults (``domain.config`` validates).
 
 Built once from ``coordinator.toml`` or ``[tool.coordinator]`` in ``pyproject.toml``; everything is optional. Every field
 is followed by its docstring: unit, default's reason, consequence. Unknown keys and wrong values are reported all at once

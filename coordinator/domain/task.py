@@ -56,7 +56,8 @@ TRANSITIONS: Final[Mapping[TaskState, frozenset[TaskState]]] = MappingProxyType(
         _S.VALIDATING: frozenset({_S.LANDING, _S.PENDING, _S.FAILED, _S.HELD, _S.CANCELLED}),
     }
 )
-"""The whole life of a task. ``failed → pending`` is an operator's retry; ``* → pending`` elsewhere a scheduled one."""
+"""The whole life of a task. ``→ pending`` is an attempt that is tried again (from the working states), an offer taken
+back (``ready``), an obstacle gone (``blocked``), a person's wish or an edited file (elsewhere)."""
 
 ACTIVE: Final = frozenset({_S.READY, _S.CLAIMED, _S.RUNNING, _S.VALIDATING, _S.LANDING})
 """States in which a task occupies its paths: no overlapping task is made ready meanwhile."""
@@ -66,6 +67,24 @@ OWNED: Final = frozenset({_S.CLAIMED, _S.RUNNING})
 
 SETTLED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED, _S.REJECTED})
 """States that nothing but a person or an edited file leaves."""
+
+
+OPERATOR_MAY: Final[Mapping[str, frozenset[TaskState]]] = MappingProxyType(
+    {
+        "hold": frozenset({_S.PENDING, _S.BLOCKED}) | ACTIVE,
+        "release": frozenset({_S.HELD}) | ACTIVE,
+        "retry": frozenset({_S.FAILED, _S.CANCELLED, _S.COMPLETED, _S.HELD, _S.PENDING}),
+    }
+)
+"""In which states a person's wish has a meaning. The arrows alone do not tell: some are for the steward, who knows that
+nobody is at work any more."""
+
+
+def check_wish(task_id: str, wish: str, state: TaskState) -> None:
+    """Raise ``ForbiddenTransition`` when a task in ``state`` cannot be held, released or retried (``wish``)."""
+    if state not in OPERATOR_MAY[wish]:
+        possible = ", ".join(sorted(OPERATOR_MAY[wish]))
+        raise ForbiddenTransition(f"{wish} has no meaning for {task_id}, which is {state} (only when: {possible})")
 
 
 def check_transition(task_id: str, old: TaskState, new: TaskState) -> None:

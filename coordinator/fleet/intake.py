@@ -7,11 +7,11 @@ cannot be read takes nothing away. It never starts or stops anything; dropping a
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 from coordinator.domain.task import ACTIVE, SETTLED, TaskState
 from coordinator.fleet import cards
+from coordinator.fleet.ledger import FRESH
 from coordinator.kit import lock, schedule
 from coordinator.policy.dispatch import Waiting
 
@@ -34,7 +34,6 @@ _WANTING = frozenset({TaskState.PENDING, TaskState.BLOCKED})
 _EDITED_AT_WORK = -1
 """Charged attempts of a task that was edited while one was under way: that one was for the old text and does not count."""
 
-_HOLDS = "holds"
 _REMOVED = "its file was removed"
 
 
@@ -62,9 +61,6 @@ class Intake:
         self._dirty = True
         self.landed: dict[str, str] = {}
         """Task id → commit of what is on the target; a task that is new to the ledger but stands here is completed."""
-        self.holds: set[str] = set()
-        for row in store.query("fact_get", key=_HOLDS):
-            self.holds.update(json.loads(row["value"]))
 
     @property
     def behind(self) -> bool:
@@ -126,7 +122,7 @@ class Intake:
         self._ledger.note(task.id, task=task)
         if edited and entry.state in ACTIVE:
             self._ledger.note(task.id, attempts=_EDITED_AT_WORK)
-        fresh = {"attempts": 0, "not_before": self._first_run(task), "feedback": ""}
+        fresh = {**FRESH, "not_before": self._first_run(task)}
         if entry.state is TaskState.CANCELLED and (edited or entry.reason == _REMOVED):
             self._ledger.move(task.id, TaskState.PENDING, f"back in {task.file}", **fresh)
         elif entry.state in (TaskState.FAILED, TaskState.REJECTED) and edited:
@@ -146,19 +142,6 @@ class Intake:
             reason = f"claimed by {record.agent} before the ledger was lost"
             self._ledger.move(task.id, TaskState.READY, reason, generation=record.generation)
             self._ledger.move(task.id, TaskState.CLAIMED, reason)
-
-    def hold_later(self, task_id: str) -> None:
-        """Start no further attempt once the one at work has ended; remembered over restarts."""
-        self.holds.add(task_id)
-        self._ledger.fact(_HOLDS, sorted(self.holds))
-
-    def unhold(self, task_id: str) -> bool:
-        """Forget a ``hold_later``; True when there was one."""
-        if task_id not in self.holds:
-            return False
-        self.holds.discard(task_id)
-        self._ledger.fact(_HOLDS, sorted(self.holds))
-        return True
 
     def _drop_removed(self, state: SpoolState, drop: Callable[[LedgerEntry, str], None]) -> None:
         """Only what is certainly gone: a file or folder that cannot be read takes nothing away."""

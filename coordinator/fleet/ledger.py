@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.errors import UnknownTask
 from coordinator.domain.event import TaskChanged
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """A task and where it stands. ``attempts`` counts those charged; ``not_before`` is wall time in epoch seconds
-    (a pause that outlives a restart), ``commit`` where it landed, ``feedback`` what the next brief must say.
+    """A task and where it stands. ``attempts`` counts those charged, ``tries`` all since somebody last wished for it;
+    ``not_before`` is wall time in epoch seconds (a pause that outlives a restart), ``commit`` where it landed,
+    ``feedback`` what the next brief must say, ``hold`` that no attempt follows the one at work.
     """
 
     attempts: int = 0
@@ -36,10 +38,12 @@ class LedgerEntry:
     created_at: str = ""
     feedback: str = ""
     generation: int = 0
+    hold: bool = False
     not_before: float = 0.0
     reason: str = ""
     state: TaskState
     task: Task
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,12 @@ class AttemptRow:
     rescue: str = ""
     role: str = ""
     task: str
+
+
+FRESH: Final[Mapping[str, Any]] = MappingProxyType(
+    {"attempts": 0, "feedback": "", "hold": False, "not_before": 0.0, "tries": 0}
+)
+"""Changes that make a task start anew, with all its attempts."""
 
 
 class Ledger:
@@ -213,6 +223,8 @@ def _entry_of(row: sqlite3.Row) -> LedgerEntry:
         reason=row["reason"],
         generation=row["generation"],
         attempts=row["attempts"],
+        tries=row["tries"],
+        hold=bool(row["hold"]),
         not_before=row["not_before"],
         commit=row["commit_hash"],
         feedback=row["feedback"],
@@ -231,6 +243,8 @@ def _row_of(entry: LedgerEntry, now: str) -> Mapping[str, Any]:
         "reason": entry.reason,
         "generation": entry.generation,
         "attempts": entry.attempts,
+        "tries": entry.tries,
+        "hold": entry.hold,
         "not_before": entry.not_before,
         "file": task.file,
         "line": task.line,

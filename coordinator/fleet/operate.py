@@ -9,13 +9,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.domain.errors import ClaimHeld
-from coordinator.domain.task import ACTIVE, TaskState
+from coordinator.domain.task import ACTIVE, TaskState, check_wish
+from coordinator.fleet.ledger import FRESH
 from coordinator.kit import lock
 from coordinator.sdk.layout import task_of_entry
 
 if TYPE_CHECKING:
     from coordinator.fleet.ledger import Ledger, LedgerEntry
     from coordinator.sdk.layout import Layout
+
+
+def release(ledger: Ledger, task_id: str) -> None:
+    """Undo a hold, also one that was to take effect after the attempt at work."""
+    entry = ledger.get(task_id)
+    check_wish(task_id, "release", entry.state)
+    if entry.state is TaskState.HELD:
+        ledger.move(task_id, TaskState.PENDING, "released by the operator", **FRESH)
+    else:
+        ledger.note(task_id, hold=False)
+
+
+def retry(ledger: Ledger, task_id: str) -> None:
+    """Run a task again from the start that is settled or held, with all its attempts; or end the pause of one that waits."""
+    entry = ledger.get(task_id)
+    check_wish(task_id, "retry", entry.state)
+    if entry.state is TaskState.PENDING:
+        ledger.note(task_id, reason="retried by the operator", **FRESH)
+    else:
+        ledger.move(task_id, TaskState.PENDING, "retried by the operator", **FRESH)
 
 
 class Operator:
@@ -29,13 +50,14 @@ class Operator:
         self._ledger.move(self._free(task_id).task.id, TaskState.CANCELLED, reason)
 
     async def hold(self, task_id: str, reason: str) -> None:
+        check_wish(task_id, "hold", self._ledger.get(task_id).state)
         self._ledger.move(self._free(task_id).task.id, TaskState.HELD, reason)
 
     async def release(self, task_id: str) -> None:
-        self._ledger.move(task_id, TaskState.PENDING, "released by the operator", attempts=0, not_before=0.0)
+        release(self._ledger, task_id)
 
     async def retry(self, task_id: str) -> None:
-        self._ledger.move(task_id, TaskState.PENDING, "retried by the operator", attempts=0, not_before=0.0)
+        retry(self._ledger, task_id)
 
     def _free(self, task_id: str) -> LedgerEntry:
         """Take the offer back under the claim's lock, so that no agent takes it meanwhile."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from coordinator.domain.attempt import Ending
 from coordinator.domain.event import AttemptEnded, TaskLanded
 from coordinator.domain.task import TaskState
+from coordinator.fleet.ledger import FRESH
 from coordinator.policy import retry
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Settling:
                 self._ledger.move(task_id, TaskState.LANDING, "passed the gate, landing")
             elif entry.state is not TaskState.LANDING:  # it was on the target before a cancel reached the lander
                 self._ledger.move(task_id, TaskState.PENDING, "had landed already")
-            self._ledger.move(task_id, TaskState.COMPLETED, reason, attempts=0, commit=settlement.commit, feedback="")
+            self._ledger.move(task_id, TaskState.COMPLETED, reason, **{**FRESH, "commit": settlement.commit})
             self._close_attempt(entry, Ending.LANDED, reason)
             self._bus.publish(
                 TaskLanded(
@@ -62,7 +63,7 @@ class Settling:
         decision = retry.decide(
             ending,
             attempts=entry.attempts,
-            generation=entry.generation,
+            tries=entry.tries,
             max_attempts=entry.task.max_attempts or self._settings.fleet.max_attempts,
             backoff_s=self._settings.fleet.backoff_s,
             chance=random.random(),
@@ -73,8 +74,8 @@ class Settling:
             self._close_attempt(entry, ending, reason)
             if ending is Ending.CANCELLED:
                 self._ledger.move(task_id, TaskState.CANCELLED, reason, **changes)
-            elif self._intake.unhold(task_id):
-                self._ledger.move(task_id, TaskState.HELD, f"held by the operator after {text}", **changes)
+            elif entry.hold:
+                self._ledger.move(task_id, TaskState.HELD, f"held by the operator after {text}", hold=False, **changes)
             elif decision.again:
                 due = self._clock.now().timestamp() + decision.after_s
                 self._ledger.move(task_id, TaskState.PENDING, f"{text}; {decision.why}", not_before=due, **changes)
@@ -88,7 +89,7 @@ class Settling:
         if entry.task.schedule:
             due = self._intake.next_run(entry.task)
             reason = "waits for its next scheduled run"
-            self._ledger.move(entry.task.id, TaskState.PENDING, reason, not_before=due, attempts=0, feedback="")
+            self._ledger.move(entry.task.id, TaskState.PENDING, reason, **{**FRESH, "not_before": due})
 
     def _close_attempt(self, entry: LedgerEntry, ending: Ending, reason: str) -> None:
         row = self._ledger.record(

@@ -1,4 +1,5 @@
-"""The steward: carries tasks from the spool to the target branch. The only one who moves a task from state to state.
+"""The steward: carries tasks from the spool to the target branch; with its helpers in the room (intake, settling,
+recovery) the only one who moves a task from state to state, always through the ledger.
 
 Owns one invariant: whatever it does next follows from files, locks, git and the ledger, so that it may be killed at any
 line. It decides nothing itself: ``policy`` does; it touches nothing itself: ``kit`` and its neighbours in the room do.
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.domain.attempt import Ending
 from coordinator.domain.event import Noticed
-from coordinator.domain.task import ACTIVE, OWNED, TaskState
-from coordinator.fleet import sighting
+from coordinator.domain.task import ACTIVE, OWNED, TaskState, check_wish
+from coordinator.fleet import operate, sighting
 from coordinator.fleet.admission import Admission
 from coordinator.fleet.ready import Dispatch
 from coordinator.fleet.settling import Settling
@@ -44,6 +46,23 @@ _TURN_S = 0.5
 _IDLE_TURN_S = 30.0
 _LETTING_GO_S = 0.02
 """Pause when a record says released while its lock is still held: it is let go in a moment, without a sound."""
+
+
+_Key = tuple[str, int]
+"""One attempt: a stop or a collection of one generation never touches the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stop:
+    """An attempt that is being ended from outside, and how that is to be recorded."""
+
+    ending: Ending
+    reason: str
+    task: asyncio.Task[None]
+
+
+def _key(entry: LedgerEntry) -> _Key:
+    return entry.task.id, entry.generation
 
 
 class Steward:
@@ -78,9 +97,9 @@ class Steward:
         self._pool = pool
         self._settings = settings
         self._admission = Admission(layout.state, settings.fleet)
-        self._collecting: dict[str, asyncio.Task[None]] = {}
+        self._collecting: dict[_Key, asyncio.Task[None]] = {}
         self._letting_go = False
-        self._stopping: dict[str, tuple[Ending, str]] = {}
+        self._stops: dict[_Key, _Stop] = {}
         self._settling = Settling(bus=bus, clock=clock, intake=intake, ledger=ledger, settings=settings)
         self._vigil = Vigil(settings.fleet, clock)
         self._wake = asyncio.Event()
@@ -101,10 +120,12 @@ class Steward:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._pause_s())
         finally:
-            for task in (watcher, stopper, *self._collecting.values()):
+            tasks = (watcher, stopper, *self._collecting.values(), *(stop.task for stop in self._stops.values()))
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(watcher, stopper, *self._collecting.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._collecting.clear()
+            self._stops.clear()
 
     def wake(self) -> None:
         """Something changed; take a turn soon."""
@@ -132,11 +153,20 @@ class Steward:
         return all(entry.task.schedule and entry.not_before > now for entry in pending)
 
     async def _turn(self) -> None:
+        self._reap()
         await self._intake.fold(self._drop, self._withdraw)
         self._see_claims()
         self._intake.recheck_dependencies()
         await self._dispatch()
         self._pool.want(self._hands_wanted())
+
+    def _reap(self) -> None:
+        """Take note of collections that are over; one that failed is the service's failure, and tried again after it."""
+        for key in [key for key, task in self._collecting.items() if task.done()]:
+            self._collecting.pop(key).result()
+        for stop in self._stops.values():
+            if stop.task.done():
+                stop.task.result()
 
     def _pause_s(self) -> float:
         if self._letting_go:
@@ -166,7 +196,7 @@ class Steward:
                 self._board.clear(entry.task.id)
                 self._note_claim(entry, record)
         for entry in self._ledger.in_state(*OWNED):
-            if entry.task.id not in self._collecting:
+            if _key(entry) not in self._collecting:
                 self._see_attempt(entry)
 
     def _note_claim(self, entry: LedgerEntry, record: ClaimRecord) -> None:
@@ -185,46 +215,46 @@ class Steward:
         task_id = entry.task.id
         seen = sighting.look(self._layout, task_id, entry.generation)
         if not seen.held:
-            self._vigil.forget(task_id)
-            self._collecting[task_id] = asyncio.create_task(self._collect(entry, seen.record))
+            self._vigil.forget(_key(entry))
+            work = asyncio.create_task(self._collect(entry, seen.record))
+            work.add_done_callback(lambda _: self.wake())
+            self._collecting[_key(entry)] = work
             return
         if seen.record is not None and seen.record.state == "released":
             self._letting_go = True
         if entry.state is TaskState.CLAIMED and seen.doing == "running":
             holder = seen.record.agent if seen.record else "an agent"
             self._ledger.move(task_id, TaskState.RUNNING, f"{holder} is at work on it")
-        condemned = self._vigil.judge(task_id, seen, timeout_s=self._intake.timeout_s(entry.task))
-        if condemned is not None and seen.record is not None and task_id not in self._stopping:
+        condemned = self._vigil.judge(_key(entry), seen, timeout_s=self._intake.timeout_s(entry.task))
+        if condemned is not None and seen.record is not None and _key(entry) not in self._stops:
             self._stop(entry, seen.record, condemned.ending, condemned.reason)
 
     def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str) -> None:
         """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
-        self._stopping[entry.task.id] = (ending, reason)
         _log.warning(
             "stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason}
         )
         task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s, reason))
         task.add_done_callback(lambda _: self.wake())
+        self._stops[_key(entry)] = _Stop(ending=ending, reason=reason, task=task)
 
     # -- what an attempt left ------------------------------------------------------------------------------------
 
     async def _collect(self, entry: LedgerEntry, record: ClaimRecord | None) -> None:
-        task_id, generation = entry.task.id, entry.generation
-        try:
-            agent = record.agent if record is not None else ""
-            gathered = await self._collector.gather(entry, agent)
-            current = self._ledger.get(task_id)
-            if current.generation != generation or current.state not in OWNED:
-                return
-            ending, reason = self._stopping.pop(task_id, (gathered.ending, gathered.reason))
-            if ending is None and gathered.candidate is not None:
-                self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
-                self._lander.submit(gathered.candidate)
-            else:
-                self._settling.ended(current, ending or Ending.CRASHED, reason, feedback=gathered.feedback)
-        finally:
-            self._collecting.pop(task_id, None)
-            self.wake()
+        key = task_id, generation = _key(entry)
+        gathered = await self._collector.gather(entry, record.agent if record is not None else "")
+        stop = self._stops.pop(key, None)
+        current = self._ledger.get(task_id)
+        if current.generation != generation or current.state not in OWNED:
+            return
+        if stop is not None:
+            self._settling.ended(current, stop.ending, stop.reason, feedback=gathered.feedback)
+        elif gathered.candidate is not None:
+            self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
+            self._lander.submit(gathered.candidate)
+        else:
+            ending = gathered.ending or Ending.CRASHED
+            self._settling.ended(current, ending, gathered.reason, feedback=gathered.feedback)
 
     def resubmit(self, candidate: Candidate) -> None:
         """After a restart: an attempt that was collected before waits for the gate again."""
@@ -286,7 +316,9 @@ class Steward:
         for task_id in task_ids:
             entry = self._ledger.get(task_id)
             generation = self._intake.next_generation(entry)
-            self._ledger.move(task_id, TaskState.READY, "waits for an agent to claim it", generation=generation)
+            self._ledger.move(
+                task_id, TaskState.READY, "waits for an agent to claim it", generation=generation, tries=entry.tries + 1
+            )
             self._ledger.record(task_id, generation, base=base, role=self._intake.role_of(entry.task))
             card = self._intake.card_of(entry.task)
             dispatches.append(
@@ -314,7 +346,9 @@ class Steward:
     def _withdraw(self, entry: LedgerEntry, reason: str) -> bool:
         if not self._board.withdraw(entry.task.id):
             return False
-        self._ledger.move(entry.task.id, TaskState.PENDING, reason, generation=entry.generation - 1)
+        self._ledger.move(
+            entry.task.id, TaskState.PENDING, reason, generation=entry.generation - 1, tries=max(entry.tries - 1, 0)
+        )
         return True
 
     def _drop(self, entry: LedgerEntry, reason: str) -> None:
@@ -345,22 +379,21 @@ class Steward:
     async def hold(self, task_id: str, reason: str) -> None:
         """Start no further attempt. One that is at work goes on and may land."""
         entry = self._ledger.get(task_id)
+        check_wish(task_id, "hold", entry.state)
         if entry.state is TaskState.READY and self._withdraw(entry, reason):
             entry = self._ledger.get(task_id)
         if entry.state in ACTIVE:
-            self._intake.hold_later(task_id)
+            self._ledger.note(task_id, hold=True)
         else:
             self._ledger.move(task_id, TaskState.HELD, reason)
 
     async def release(self, task_id: str) -> None:
         """Undo a hold."""
-        self._intake.unhold(task_id)
-        if self._ledger.get(task_id).state not in ACTIVE:
-            self._ledger.move(task_id, TaskState.PENDING, "released by the operator", attempts=0, not_before=0.0)
+        operate.release(self._ledger, task_id)
         self.wake()
 
     async def retry(self, task_id: str) -> None:
-        """Run a settled task again from the start, with all its attempts."""
-        self._ledger.move(task_id, TaskState.PENDING, "retried by the operator", attempts=0, not_before=0.0)
+        """Run a settled task again from the start, with all its attempts; end the pause of one that waits."""
+        operate.retry(self._ledger, task_id)
         self._intake.dependencies_changed()
         self.wake()

@@ -25,22 +25,22 @@ class _Watch:
 
 
 class Vigil:
-    """One entry per attempt under way; forgotten when it ends."""
+    """One entry per attempt (task and generation) under way; forgotten when it ends."""
 
     def __init__(self, settings: FleetSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[tuple[str, int], _Watch] = {}
 
-    def judge(self, task_id: str, seen: Sighting, *, timeout_s: float) -> health.Condemned | None:
+    def judge(self, attempt: tuple[str, int], seen: Sighting, *, timeout_s: float) -> health.Condemned | None:
         """Note what was seen and say whether the attempt may go on (None)."""
         now = self._clock.monotonic()
-        last = self._watches.get(task_id)
+        last = self._watches.get(attempt)
         if last is None:
             last = _Watch(beat=seen.beat, first=now, since=now)
         elif last.beat != seen.beat:
             last = _Watch(beat=seen.beat, first=last.first, since=now)
-        self._watches[task_id] = last
+        self._watches[attempt] = last
         return health.judge_attempt(
             beat_age_s=now - last.since,
             run_age_s=now - last.first,
@@ -49,5 +49,5 @@ class Vigil:
             grace_s=self._settings.grace_s,
         )
 
-    def forget(self, task_id: str) -> None:
-        self._watches.pop(task_id, None)
+    def forget(self, attempt: tuple[str, int]) -> None:
+        self._watches.pop(attempt, None)

@@ -1,7 +1,6 @@
 """The one store: a SQLite file (WAL) with an append-only journal and the tables folded from it.
 
-Owns one invariant: the schema only changes by a numbered migration, and every statement has a name in ``store.sql``'s
-place below. The store knows rows, not tasks; turning rows into values is the caller's. Only the daemon writes; any number
+Owns one invariant: the schema only changes by a numbered migration, and every statement has a name below. The store knows rows, not tasks; turning rows into values is the caller's. Only the daemon writes; any number
 of readers may open it read-only meanwhile.
 """
 
@@ -24,6 +23,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE TABLE tasks (
         id TEXT PRIMARY KEY, state TEXT NOT NULL, priority INTEGER NOT NULL, title TEXT NOT NULL, role TEXT NOT NULL,
         reason TEXT NOT NULL DEFAULT '', generation INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+        tries INTEGER NOT NULL DEFAULT 0, hold INTEGER NOT NULL DEFAULT 0,
         not_before REAL NOT NULL DEFAULT 0, file TEXT NOT NULL, line INTEGER NOT NULL, digest TEXT NOT NULL,
         definition TEXT NOT NULL, commit_hash TEXT NOT NULL DEFAULT '', feedback TEXT NOT NULL DEFAULT '',
         created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
@@ -92,15 +92,17 @@ QUERIES: Final[Mapping[str, str]] = {
     "task_delete": "DELETE FROM tasks WHERE id = :id",
     "task_get": "SELECT * FROM tasks WHERE id = :id",
     "task_put": """
-        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, not_before, file, line,
-                           digest, definition, commit_hash, feedback, created_at, updated_at)
-        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :not_before, :file, :line,
-                :digest, :definition, :commit_hash, :feedback, :created_at, :updated_at)
+        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, tries, hold, not_before, file,
+                           line, digest, definition, commit_hash, feedback, created_at, updated_at)
+        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :tries, :hold, :not_before, :file,
+                :line, :digest, :definition, :commit_hash, :feedback, :created_at, :updated_at)
         ON CONFLICT (id) DO UPDATE SET state = excluded.state, priority = excluded.priority, title = excluded.title,
             role = excluded.role, reason = excluded.reason, generation = excluded.generation,
-            attempts = excluded.attempts, not_before = excluded.not_before, file = excluded.file,
+            attempts = excluded.attempts,
+            tries = excluded.tries, hold = excluded.hold, not_before = excluded.not_before, file = excluded.file,
             line = excluded.line, digest = excluded.digest, definition = excluded.definition,
-            commit_hash = excluded.commit_hash, feedback = excluded.feedback, updated_at = excluded.updated_at""",
+            commit_hash = excluded.commit_hash, feedback = excluded.feedback,
+            updated_at = excluded.updated_at""",
     "task_states": "SELECT id, state FROM tasks WHERE id >= :low AND id < :high",
     "tasks": "SELECT * FROM tasks ORDER BY priority, id",
     "tasks_by_state": "SELECT * FROM tasks WHERE state = :state ORDER BY priority, id",

@@ -34,9 +34,10 @@ def compose(task: Task, card: RoleCard, *, generation: int, feedback: str) -> st
 
 def _rules(task: Task, card: RoleCard) -> list[str]:
     rules = []
-    paths = task.paths or card.paths
-    if paths:
-        rules.append("Touch only: " + ", ".join(f"`{path}`" for path in paths))
+    if task.paths:
+        rules.append("Touch only: " + ", ".join(f"`{path}`" for path in task.paths))
+    if card.paths:
+        rules.append(f"Agents of role {card.role} touch only: " + ", ".join(f"`{path}`" for path in card.paths))
     rules.extend(f"This command exits 0 on the merged tree: `{command}`" for command in task.accept)
     return rules
 

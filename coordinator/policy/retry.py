@@ -34,13 +34,13 @@ class RetryDecision:
 
 
 def decide(
-    ending: Ending, *, attempts: int, generation: int, max_attempts: int, backoff_s: float, chance: float
+    ending: Ending, *, attempts: int, tries: int, max_attempts: int, backoff_s: float, chance: float
 ) -> RetryDecision:
     """Decide about an attempt that ended as ``ending``.
 
-    ``attempts`` are those charged before this one (-1: not even this one counts), ``generation`` counts all that ever
-    were, ``chance`` is uniform in [0, 1). The pause is ``backoff_s · 2^(n-1)``, capped, with ±25 % jitter ("equal
-    jitter", AWS Architecture Blog 2015) so that tasks that failed together do not come back together.
+    ``attempts`` are those charged before this one (-1: not even this one counts), ``tries`` counts all since the task
+    was last started anew, ``chance`` is uniform in [0, 1). The pause is ``backoff_s · 2^(n-1)``, capped, with ±25 %
+    jitter ("equal jitter", AWS Architecture Blog 2015) so that tasks that failed together do not come back together.
     """
     charged = max(attempts + (ending not in UNCHARGED), 0)
     if charged >= max_attempts and ending not in UNCHARGED:
@@ -48,10 +48,8 @@ def decide(
         return RetryDecision(
             after_s=0.0, again=False, attempts=charged, why=f"{charged} of {max_attempts} attempt{plural} used"
         )
-    if generation >= max_attempts * UNCHARGED_FACTOR:
-        return RetryDecision(
-            after_s=0.0, again=False, attempts=charged, why=f"{generation} attempts in all, none landed"
-        )
+    if tries >= max_attempts * UNCHARGED_FACTOR:
+        return RetryDecision(after_s=0.0, again=False, attempts=charged, why=f"{tries} attempts in all, none landed")
     pause = min(backoff_s * 2.0 ** max(charged - 1, 0), LONGEST_PAUSE_S)
     pause *= 1 - _JITTER + 2 * _JITTER * chance
     return RetryDecision(after_s=pause, again=True, attempts=charged, why=f"attempt {charged} of {max_attempts}")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from coordinator.domain.errors import ForbiddenTransition
-from coordinator.domain.task import ACTIVE, OWNED, SETTLED, TASK_ID, TRANSITIONS, Task, TaskState, check_transition
+from coordinator.domain.task import (
+    ACTIVE,
+    OPERATOR_MAY,
+    OWNED,
+    SETTLED,
+    TASK_ID,
+    TRANSITIONS,
+    Task,
+    TaskState,
+    check_transition,
+    check_wish,
+)
 
 
 def test_every_state_is_in_the_table_and_reachable_from_pending() -> None:
@@ -42,6 +53,15 @@ def test_owned_is_active_and_settled_is_not() -> None:
 def test_a_missing_arrow_is_refused_and_the_possible_ones_are_named() -> None:
     with pytest.raises(ForbiddenTransition, match="completed → running is not possible .from completed: pending."):
         check_transition("t", TaskState.COMPLETED, TaskState.RUNNING)
+
+
+def test_a_person_cannot_take_a_task_from_under_an_agent() -> None:
+    for state in OWNED | {TaskState.VALIDATING, TaskState.LANDING}:
+        with pytest.raises(ForbiddenTransition, match=f"retry has no meaning for t, which is {state}"):
+            check_wish("t", "retry", state)
+    for wish, states in OPERATOR_MAY.items():
+        for state in states:
+            check_wish("t", wish, state)
 
 
 @pytest.mark.parametrize("text", ["../../x", "", ".hidden", "A", "a" * 101, "a/b", "a b", "ä"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from coordinator.improve.discovery import Discovery
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.git import Git
-from coordinator.kit.store import Store
+from coordinator.kit.store import QUERIES, Store
 from coordinator.sdk.layout import Layout
 
 if TYPE_CHECKING:
@@ -84,10 +85,8 @@ class Rig:
 
     def set_state(self, task_id: str, state: TaskState) -> None:
         """What the ledger would say of a task."""
-        row = dict.fromkeys(("title", "role", "reason", "file", "digest", "definition", "commit_hash", "feedback"), "")
-        times = dict.fromkeys(("created_at", "updated_at"), "2026-01-01")
-        numbers = dict.fromkeys(("priority", "generation", "attempts", "not_before", "line"), 0)
-        self.store.execute("task_put", id=task_id, state=state, **row, **times, **numbers)
+        row = dict.fromkeys(re.findall(r":(\w+)", QUERIES["task_put"]), 0)  # the columns are the ledger's business
+        self.store.execute("task_put", **{**row, "id": task_id, "state": state})
 
     def row_of(self, rule: str, path: str) -> sqlite3.Row:
         (row,) = [row for row in self.store.query("findings") if (row["rule"], row["path"]) == (rule, path)]

@@ -396,6 +396,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def lose_the_ledger(self) -> None:
         self.world.known, self.world.states = {}, {}
+        self.placement = Placement()
 
     @invariant()
     def placing_again_changes_nothing(self) -> None:

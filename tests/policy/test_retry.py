@@ -19,13 +19,13 @@ _ENDINGS = st.sampled_from([ending for ending in Ending if ending not in (Ending
 )
 def test_every_task_ends(endings: list[Ending], max_attempts: int, chance: float) -> None:
     attempts = 0
-    for generation, ending in enumerate(endings, start=1):
+    for tries, ending in enumerate(endings, start=1):
         decision = decide(
-            ending, attempts=attempts, generation=generation, max_attempts=max_attempts, backoff_s=5.0, chance=chance
+            ending, attempts=attempts, tries=tries, max_attempts=max_attempts, backoff_s=5.0, chance=chance
         )
         attempts = decision.attempts
         if not decision.again:
-            assert attempts >= max_attempts or generation >= max_attempts * UNCHARGED_FACTOR
+            assert attempts >= max_attempts or tries >= max_attempts * UNCHARGED_FACTOR
             return
         assert 0 < decision.after_s <= LONGEST_PAUSE_S * 1.25
     raise AssertionError("went on for ever")
@@ -33,20 +33,20 @@ def test_every_task_ends(endings: list[Ending], max_attempts: int, chance: float
 
 @pytest.mark.parametrize("ending", sorted(UNCHARGED))
 def test_nobodys_fault_is_not_charged(ending: Ending) -> None:
-    decision = decide(ending, attempts=0, generation=1, max_attempts=1, backoff_s=5.0, chance=0.5)
+    decision = decide(ending, attempts=0, tries=1, max_attempts=1, backoff_s=5.0, chance=0.5)
     assert decision.again
     assert decision.attempts == 0
 
 
 def test_the_last_charged_attempt_is_the_end_and_says_so() -> None:
-    decision = decide(Ending.GATE_FAILED, attempts=2, generation=3, max_attempts=3, backoff_s=5.0, chance=0.5)
+    decision = decide(Ending.GATE_FAILED, attempts=2, tries=3, max_attempts=3, backoff_s=5.0, chance=0.5)
     assert not decision.again
     assert decision.why == "3 of 3 attempts used"
 
 
 def test_pauses_double_up_to_the_cap() -> None:
     pauses = [
-        decide(Ending.CRASHED, attempts=n, generation=n + 1, max_attempts=99, backoff_s=5.0, chance=0.5).after_s
+        decide(Ending.CRASHED, attempts=n, tries=n + 1, max_attempts=99, backoff_s=5.0, chance=0.5).after_s
         for n in range(10)
     ]
     assert pauses[:4] == [5.0, 10.0, 20.0, 40.0]

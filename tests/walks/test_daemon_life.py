@@ -126,6 +126,24 @@ def test_an_edit_while_it_is_at_work_counts_for_the_next_attempt(house: House, d
     assert house.rows("SELECT ending FROM attempts ORDER BY generation") == [("failed",), ("landed",)]
 
 
+def test_what_is_asked_of_one_attempt_does_not_touch_another(house: House, daemon: subprocess.Popen[str]) -> None:
+    go = _touched(house, "go")
+    house.task("t", f"while [ ! -e {go} ]; do sleep 0.02; done; echo x > t.txt")
+    _wait_for(house, "t", "running")
+    refused = house.command("tasks", "retry", "t")
+    assert refused.returncode != 0
+    assert "running" in refused.stdout + refused.stderr
+    assert house.command("tasks", "cancel", "t").returncode == 0
+    _wait_for(house, "t", "cancelled")
+    assert house.command("tasks", "retry", "t").returncode == 0
+    _wait_for(house, "t", "running")
+    assert house.command("tasks", "hold", "t").returncode == 0
+    go.touch()
+    _wait_for(house, "t", "completed")
+    assert house.rows("SELECT ending FROM attempts ORDER BY generation") == [("cancelled",), ("landed",)]
+    assert house.rows("SELECT hold, tries FROM tasks") == [(0, 0)]
+
+
 def test_hold_release_retry(house: House, daemon: subprocess.Popen[str]) -> None:
     house.task("sad", "exit 1", max_attempts=1)
     house.task("later", "echo x > later.txt", depends_on=["sad"])
