@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
+from coordinator.domain.errors import GateBroken
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonStopped, Noticed
 from coordinator.domain.task import TaskState
 from coordinator.fleet import target
@@ -323,7 +324,7 @@ class Run:
     def _code(self) -> int:
         daemon = self._daemon
         if daemon.lander.broken() or daemon.lander.parked():
-            return 5
+            return GateBroken.exit_code
         if self._interrupted:
             return 130
         return 1 if daemon.ledger.count(TaskState.FAILED) else 0

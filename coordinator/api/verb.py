@@ -57,10 +57,6 @@ class Verb:
     stream: Callable[[Desk, Any], AsyncIterator[Mapping[str, Any]]] | None = None
 
     @property
-    def needs_daemon(self) -> bool:
-        return self.reach is Reach.DAEMON
-
-    @property
     def streams(self) -> bool:
         return self.stream is not None
 

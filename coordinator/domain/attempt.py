@@ -23,7 +23,6 @@ class Ending(enum.StrEnum):
     DELETED_TESTS = "deleted_tests"
     EMPTY = "empty"
     FAILED = "failed"
-    GATE_BROKEN = "gate_broken"
     GATE_FAILED = "gate_failed"
     LANDED = "landed"
     OUTSIDE_PATHS = "outside_paths"

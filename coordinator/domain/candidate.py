@@ -29,7 +29,8 @@ class Candidate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """``ending`` is LANDED (then ``commit`` is on the target and ``files`` changed), CONFLICT, EMPTY, OUTSIDE_PATHS,
-    DELETED_TESTS, GATE_FAILED, STALE or CRASHED (its snapshot is gone). ``reason`` is one sentence, ``feedback`` the text for the next brief.
+    DELETED_TESTS, GATE_FAILED, STALE or CRASHED (its snapshot is gone). ``reason`` is one sentence, ``feedback`` the
+    text for the next brief.
     """
 
     candidate: Candidate

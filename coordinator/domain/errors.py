@@ -95,7 +95,7 @@ class ForbiddenTransition(PermanentError):
 
 
 class GateBroken(TemporaryError):
-    """A check could not run (missing tool, time-out, nothing collected); the line stops, the task is not charged."""
+    """A check could not run (missing tool, time-out, nothing collected); the line stood when the run ended."""
 
     exit_code = 5
 

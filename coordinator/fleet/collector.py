@@ -25,7 +25,6 @@ class Gathered:
     """Either ``candidate`` is set and ``ending`` is None, or ``ending`` says why there is none."""
 
     candidate: Candidate | None
-    duration_s: float
     ending: Ending | None
     feedback: str
     reason: str
@@ -75,8 +74,7 @@ class Collector:
             )
         log = sighting.last_lines(self._layout.attempt(task_id, generation) / "agent.log")
         feedback = f"{reason}\n\nThe end of the agent's output:\n\n```\n{log}\n```" if ending and log else reason
-        duration = result.duration_s if result is not None else 0.0
-        return Gathered(candidate=candidate, ending=ending, reason=reason, feedback=feedback, duration_s=duration)
+        return Gathered(candidate=candidate, ending=ending, reason=reason, feedback=feedback)
 
     def _ending(self, entry: LedgerEntry, result: Result | None) -> tuple[Ending | None, str]:
         if result is None:

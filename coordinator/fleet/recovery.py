@@ -80,7 +80,13 @@ class Recovery:
                 continue
             if self._board.withdraw(entry.task.id):
                 reason = "was ready when the daemon stopped"
-                self._ledger.move(entry.task.id, TaskState.PENDING, reason, generation=entry.generation - 1)
+                self._ledger.move(
+                    entry.task.id,
+                    TaskState.PENDING,
+                    reason,
+                    generation=entry.generation - 1,
+                    tries=max(entry.tries - 1, 0),
+                )
 
     async def resume(self, submit: Callable[[Candidate], None]) -> int:
         """Hand what was waiting for the gate to it again; returns how many."""

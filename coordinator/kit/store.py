@@ -1,7 +1,8 @@
 """The one store: a SQLite file (WAL) with an append-only journal and the tables folded from it.
 
-Owns one invariant: the schema only changes by a numbered migration, and every statement has a name below. The store knows rows, not tasks; turning rows into values is the caller's. Only the daemon writes; any number
-of readers may open it read-only meanwhile.
+Owns one invariant: the schema only changes by a numbered migration, and every statement has a name in ``QUERIES``. The
+store knows rows, not tasks; turning rows into values is the caller's. Only the daemon writes; any number of readers may
+open it read-only meanwhile.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ QUERIES: Final[Mapping[str, str]] = {
             reason = excluded.reason, data = excluded.data""",
     "finding_seen": "UPDATE findings SET last_seen = :at WHERE fingerprint = :fingerprint",
     "findings": "SELECT * FROM findings ORDER BY tool, rule, path, line",
-    "findings_count": "SELECT tool, state, count(*) AS n FROM findings GROUP BY tool, state ORDER BY tool, state",
     "journal_add": "INSERT INTO journal (at, kind, task, data) VALUES (:at, :kind, :task, :data)",
-    "journal_after": "SELECT * FROM journal WHERE seq > :seq ORDER BY seq LIMIT :limit",
     "journal_last": "SELECT * FROM (SELECT * FROM journal ORDER BY seq DESC LIMIT :limit) ORDER BY seq",
     "journal_of": "SELECT * FROM journal WHERE task = :task ORDER BY seq",
     "journal_trim": "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal) - :keep",
@@ -89,7 +88,6 @@ QUERIES: Final[Mapping[str, str]] = {
         INSERT INTO problems (file, line, key, message, expected) VALUES (:file, :line, :key, :message, :expected)""",
     "problems": "SELECT * FROM problems ORDER BY file, line, key",
     "problems_clear": "DELETE FROM problems",
-    "task_delete": "DELETE FROM tasks WHERE id = :id",
     "task_get": "SELECT * FROM tasks WHERE id = :id",
     "task_put": """
         INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, tries, hold, not_before, file,

@@ -1,7 +1,7 @@
 """Whether two sets of path globs can name the same file.
 
-Owns one invariant: never "no" when a common file is possible (it may say "yes" too often: two globs that both have
-wildcards are compared by their literal beginnings only).
+Owns one invariant: for tasks that name paths, never "no" when a common file is possible (it may say "yes" too often: two
+globs that both have wildcards are compared by their literal beginnings only).
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from coordinator.domain.attempt import Ending
 LONGEST_PAUSE_S: Final = 300.0
 """Cap of the exponential back-off; longer pauses only hide a task that needs a person."""
 
-UNCHARGED: Final = frozenset({Ending.CONFLICT, Ending.GATE_BROKEN, Ending.STALE, Ending.STOPPED})
-"""Endings that are nobody's fault: the target moved, the gate could not look, another owner took over, a person
-stopped the run."""
+UNCHARGED: Final = frozenset({Ending.CONFLICT, Ending.STALE, Ending.STOPPED})
+"""Endings that are nobody's fault: the target moved, another owner took over, a person stopped the run. (A gate
+that cannot look ends no attempt: it waits in the line.)"""
 
 UNCHARGED_FACTOR: Final = 5
 """No task may use more than this many times its allowed attempts, charged or not: nothing loops for ever."""
