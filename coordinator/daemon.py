@@ -119,7 +119,7 @@ class Daemon:
             self.clock,
             on_stage=lambda candidate, state: self.steward.on_stage(candidate, state),  # noqa: PLW0108 - not made yet
             on_settled=lambda settlement: self.steward.on_settled(settlement),  # noqa: PLW0108
-            still_current=lambda candidate: self.steward.still_current(candidate),  # noqa: PLW0108
+            superseded=lambda candidate: self.steward.superseded(candidate),  # noqa: PLW0108
             role_paths=self.intake.role_paths,
         )
 
@@ -188,7 +188,7 @@ class Daemon:
             elapsed_s=self.clock.monotonic() - self.began,
             gate_broken=self.lander.broken(),
             judging=self.lander.busy,
-            refusal=self.steward.refusal,
+            refusal=self.steward.refusal(),
             target=self.settings.land.target,
             waiting=len(self.lander.waiting()),
         )

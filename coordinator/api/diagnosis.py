@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.api.untested import consequence, untested
 from coordinator.checks.detect import detect
 from coordinator.checks.tool import find_tool
 from coordinator.domain.errors import BadInput, BadRepository
@@ -170,6 +171,12 @@ def _gate(desk: Desk) -> Iterator[Diagnosis]:
         yield Diagnosis("gate", "warn", detail, "set [gate] commands in coordinator.toml")
     for one in plan.unavailable:
         yield Diagnosis(f"gate: {one.check}", "warn", one.reason, one.remedy)
+    missing = untested(desk, plan)
+    if missing:
+        why = "; ".join(f"{one['check']}: {one['reason']}" for one in missing)
+        yield Diagnosis("tests", "warn", f"cannot be run ({why}); {consequence(desk)}", missing[0]["remedy"])
+    elif not plan.has_tests:
+        yield Diagnosis("tests", "ok", "the project has none")
 
 
 def _machine(desk: Desk) -> Iterator[Diagnosis]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from coordinator.domain.event import Event
 
+TEST_REMEDY = "make a .venv with the project's dependencies, or set [gate] python or commands"
+"""What helps when the project's tests cannot be run."""
+
 _PID = re.compile(r" \(pid \d+\)$")
 
 _WORKING = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
@@ -105,13 +108,19 @@ def _folded(event: happened.FindingsFolded) -> Phrase:
 
 
 def _gate_broke(event: happened.GateBroke) -> Phrase:
+    if event.tasks:
+        who = event.tasks[0] if len(event.tasks) == 1 else plural(len(event.tasks), "task")
+        return Phrase("gate", f"{who} cannot land yet: {event.reason}", logging.ERROR, BAD)
     return Phrase("gate broken", f"{event.command}: {event.reason}; nothing lands until it works", logging.ERROR, BAD)
 
 
 def _gate_judged(event: happened.GateJudged) -> Phrase:
     which = event.tasks[0] if len(event.tasks) == 1 else plural(len(event.tasks), "task")
-    why = f": {event.reason}" if event.reason and event.verdict != "passed" else ""
-    level, style = (logging.INFO, WARN) if event.verdict == "failed" else (logging.DEBUG, DIM)
+    told = [event.reason] if event.reason and event.verdict != "passed" else []
+    told += [f"untested: {event.untested}"] if event.untested and event.verdict != "broken" else []
+    why = ": " + "; ".join([*told, *event.notes]) if told or event.notes else ""
+    weighty = event.verdict == "failed" or (event.verdict == "passed" and event.untested)
+    level, style = (logging.INFO, WARN) if weighty else (logging.DEBUG, DIM)
     return Phrase("gate", f"{which} {event.verdict} in {duration(event.took_s)}{why}", level, style)
 
 
@@ -158,7 +167,10 @@ def _changed(event: happened.TaskChanged) -> Phrase:
 
 def _landed(event: happened.TaskLanded) -> Phrase:
     files = event.files[0] if len(event.files) == 1 else plural(len(event.files), "file")
-    return Phrase("landed", f"{_titled(event.task, event.title)}, {files}, {event.commit[:10]}", logging.INFO, GOOD)
+    text = f"{_titled(event.task, event.title)}, {files}, {event.commit[:10]}"
+    if event.untested:
+        return Phrase("landed", f"{text}, untested: {event.untested}", logging.INFO, WARN)
+    return Phrase("landed", text, logging.INFO, GOOD)
 
 
 _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coordinator.api.phrase import said
+from coordinator.api.phrase import TEST_REMEDY, said
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
 from coordinator.domain.attempt import Ending
@@ -37,11 +37,13 @@ class RunSummary:
     failures: dict[str, str] = field(default_factory=dict)
     gate: str = ""
     landed: list[dict[str, Any]] = field(default_factory=list)
+    parked: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     refused: list[dict[str, Any]] = field(default_factory=list)
     scans: dict[str, dict[str, Any]] = field(default_factory=dict)
     target: str = ""
     unsuccessful: Counter[str] = field(default_factory=Counter)
+    untested: dict[str, str] = field(default_factory=dict)
 
     def take(self, published: Published) -> None:
         """Fold one event."""
@@ -57,14 +59,26 @@ class RunSummary:
             case happened.FindingsFolded() as event:
                 self._scanned(event)
             case happened.GateBroke() as event:
-                self.gate = f"{event.command}: {event.reason}"
+                self._broke(event)
+            case happened.GateJudged() as event if event.verdict == "passed":
+                self.untested |= dict.fromkeys(event.tasks, event.untested)
             case happened.GateMended():
                 self.gate = ""
             case happened.TaskChanged() as event:
                 self._changed(event)
             case happened.TaskLanded() as event:
-                files = list(event.files)
-                self.landed.append({"task": event.task, "title": event.title, "commit": event.commit, "files": files})
+                self._landed(event)
+
+    def _broke(self, event: happened.GateBroke) -> None:
+        """Of everybody, or of single tasks that wait beside the line."""
+        if event.tasks:
+            self.parked |= dict.fromkeys(event.tasks, event.reason)
+        else:
+            self.gate = f"{event.command}: {event.reason}"
+
+    def _landed(self, event: happened.TaskLanded) -> None:
+        row = {"task": event.task, "title": event.title, "commit": event.commit, "files": list(event.files)}
+        self.landed.append({**row, "untested": event.untested or self.untested.get(event.task, "")})
 
     def _ended(self, event: happened.AttemptEnded) -> None:
         self.unsuccessful[event.ending] += 1
@@ -74,6 +88,8 @@ class RunSummary:
 
     def _changed(self, event: happened.TaskChanged) -> None:
         self.failures.pop(event.task, None)
+        if event.new not in (TaskState.VALIDATING, TaskState.LANDING):
+            self.parked.pop(event.task, None)
         if event.new == TaskState.FAILED:
             self.failures[event.task] = event.reason
 
@@ -95,6 +111,7 @@ class RunSummary:
             "failed": [{"task": task, "reason": reason} for task, reason in sorted(self.failures.items())],
             "findings": [self.scans[tool] for tool in sorted(self.scans)],
             "gate_broken": self.gate,
+            "gate_parked": [{"task": task, "reason": reason} for task, reason in sorted(self.parked.items())],
             "landed": self.landed,
             "reason": self.reason,
             "refused": self.refused,
@@ -115,6 +132,7 @@ def show_summary(data: Mapping[str, Any], width: int) -> list[Line]:
     lines += [line("  ", span("+ ", GOOD), cut(_landing(row), width - 4)) for row in data["landed"][:_LISTED]]
     if len(data["landed"]) > _LISTED:
         lines.append(line(span(f"  … and {len(data['landed']) - _LISTED} more", DIM)))
+    lines += _untested_lines(data, width)
     lines += _refused_lines(data, width)
     lines += _listed("Failed", plural(len(data["failed"]), "task"), data["failed"], width, BAD)
     waiting = _left_over(data["tasks"])
@@ -122,6 +140,10 @@ def show_summary(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += facts([("Left", waiting)], width)
     if data["gate_broken"]:
         lines += wrap(f"The gate is broken, nothing lands: {data['gate_broken']}", width, style=BAD)
+    if data["gate_parked"]:
+        who = plural(len(data["gate_parked"]), "task")
+        text = f"{who} done, but not landed: {data['gate_parked'][0]['reason']}"
+        lines += wrap(text, width, style=BAD)
     return lines + _where_to_look(data, width)
 
 
@@ -138,6 +160,15 @@ def _landed_sentence(data: Mapping[str, Any]) -> str:
     if not data["landed"]:
         return "nothing"
     return f"{plural(len(data['landed']), 'task')} on {data['target']}"
+
+
+def _untested_lines(data: Mapping[str, Any], width: int) -> list[Line]:
+    """One warning for all that landed without the project's tests."""
+    rows = [row for row in data["landed"] if row["untested"]]
+    if not rows:
+        return []
+    text = f"{len(rows)} of them untested: {rows[-1]['untested']}; to have them tested, {TEST_REMEDY}"
+    return wrap(text, width, indent=4, first="  ! ", style=WARN)
 
 
 def _landing(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from coordinator.api.phrase import TEST_REMEDY
 from coordinator.api.verb import Reply, Verb, operand, option
 from coordinator.api.verbs_tasks import STATE_STYLES, TaskArguments, read_spool, task_row
 from coordinator.api.view import (
@@ -22,6 +23,7 @@ from coordinator.api.view import (
     DIM,
     GOOD,
     STRONG,
+    WARN,
     Line,
     cut,
     duration,
@@ -51,6 +53,7 @@ _LONGEST_LINE = 64 * 1024
 _FEEDBACK_SHOWN = 14
 _FILES_SHOWN = 10
 _HISTORY_SHOWN = 12
+_JOURNAL_READ = 20_000
 
 
 async def explain(desk: Desk, arguments: TaskArguments) -> Reply:
@@ -59,11 +62,12 @@ async def explain(desk: Desk, arguments: TaskArguments) -> Reply:
     except UnknownTask:
         return await _explain_from_files(desk, arguments.task)
     attempts = [_attempt(desk, one) for one in desk.rows("attempts_of", task=row["id"]) if one["claimed_at"]]
+    judged = _judged(desk, row["id"])
     data = {
         "id": row["id"],
         "title": row["title"],
         "state": row["state"],
-        "sentence": _sentence(desk, row, attempts),
+        "sentence": _sentence(desk, row, attempts, judged),
         "reason": row["reason"],
         "file": row["file"],
         "line": row["line"],
@@ -71,6 +75,7 @@ async def explain(desk: Desk, arguments: TaskArguments) -> Reply:
         "attempts": attempts,
         "feedback": row["feedback"],
         "history": _history(desk, row["id"]),
+        "judged": judged,
         "landed": await asyncio.to_thread(_landed, desk, row["commit_hash"]),
     }
     return Reply(data=data)
@@ -90,7 +95,7 @@ async def _explain_from_files(desk: Desk, task_id: str) -> Reply:
     """A task that the ledger does not know: rejected, or too new."""
     state = await read_spool(desk)
     data: dict[str, Any] = {"id": task_id, "title": "", "reason": "", "file": "", "line": 0, "commit": ""}
-    data |= {"attempts": [], "feedback": "", "history": [], "landed": None}
+    data |= {"attempts": [], "feedback": "", "history": [], "judged": None, "landed": None}
     if task_id in state.rejected:
         cause = state.rejected[task_id]
         data |= {"state": "rejected", "reason": cause, "sentence": f"{task_id} is rejected: {cause}."}
@@ -123,7 +128,29 @@ def _history(desk: Desk, task_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def _sentence(desk: Desk, row: sqlite3.Row, attempts: list[dict[str, Any]]) -> str:
+def _judged(desk: Desk, task_id: str) -> dict[str, Any] | None:
+    """The gate's last word on the task that is still in the journal."""
+    for row in reversed(desk.rows("journal_last", limit=_JOURNAL_READ)):
+        if row["kind"] == "gate_judged":
+            data = json.loads(row["data"])
+            if task_id in data["tasks"]:
+                keys = ("verdict", "reason", "notes", "untested")
+                return {"at": row["at"], **{key: data.get(key, [] if key == "notes" else "") for key in keys}}
+    return None
+
+
+def _show_judged(data: Mapping[str, Any], width: int) -> list[Line]:
+    judged = data["judged"]
+    notes = list(judged["notes"])
+    if judged["untested"] and judged["verdict"] != "broken":
+        notes.insert(0, f"untested: {judged['untested']}; {TEST_REMEDY}")
+    style = GOOD if judged["verdict"] == "passed" else BAD
+    told = f": {judged['reason']}" if judged["verdict"] != "passed" and judged["reason"] else ""
+    lines = [line(), *wrap(f"Gate: {judged['verdict']}{told}", width, indent=6, style=style)]
+    return lines + [row for note in notes for row in wrap(note, width, indent=4, first="  - ", style=WARN)]
+
+
+def _sentence(desk: Desk, row: sqlite3.Row, attempts: list[dict[str, Any]], judged: Mapping[str, Any] | None) -> str:
     """The cause in one sentence."""
     task_id, reason = row["id"], row["reason"] or "nothing more is on record"
     match row["state"]:
@@ -133,6 +160,8 @@ def _sentence(desk: Desk, row: sqlite3.Row, attempts: list[dict[str, Any]]) -> s
             note = f": {seen.note}" if seen.note else ""
             verb = "works on it" if seen.held else "has let go of it; what it left is collected next"
             return f"{task_id} is {row['state']}: {who} {verb}{note}."
+        case TaskState.VALIDATING if judged is not None and judged["verdict"] == "broken":
+            return f"{task_id} is validating: the gate could not judge it, {judged['reason']}."
         case TaskState.COMPLETED:
             on = f" on {desk.settings.land.target}" if row["commit_hash"] else ""
             return f"{task_id} is completed{on}: {reason}."
@@ -156,6 +185,8 @@ def show_explain(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += facts([("title", data["title"]), ("written in", f"{data['file']}:{data['line']}")], width)
     for attempt in data["attempts"]:
         lines += [line(), *_show_attempt(attempt, width)]
+    if data["judged"]:
+        lines += _show_judged(data, width)
     lines += _show_landed(data, width) if data["landed"] else _show_feedback(data, width)
     if data["history"]:
         lines += [line(), line(span("History:", STRONG))]

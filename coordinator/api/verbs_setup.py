@@ -131,7 +131,13 @@ def show_doctor(data: Mapping[str, Any], width: int) -> list[Line]:
         if row["remedy"]:
             lines += wrap(f"-> {row['remedy']}", width, indent=9, first="      ", style=STRONG)
     count = sum(row["status"] == "fail" for row in data["checks"])
-    verdict = span("Everything that is needed is here.", GOOD) if data["ok"] else span(f"{count} to mend.", BAD)
+    untested = any(row["check"] == "tests" and row["status"] == "warn" for row in data["checks"])
+    if not data["ok"]:
+        verdict = span(f"{count} to mend.", BAD)
+    elif untested:
+        verdict = span("It can run, but the project's tests cannot: see above.", WARN)
+    else:
+        verdict = span("Everything that is needed is here.", GOOD)
     return [*lines, line(), line(verdict)]
 
 

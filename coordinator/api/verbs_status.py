@@ -11,6 +11,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coordinator.api.untested import consequence, untested
 from coordinator.api.verb import NoArguments, Reply, Verb
 from coordinator.api.verbs_tasks import STATE_STYLES, read_spool, show_problems, unread
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
@@ -38,6 +39,7 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
     refusal = _fact(desk, "refusal") or ""
     broken = desk.live.snapshot().gate_broken if desk.live is not None else ""
     counts, problems = await _spool(desk)
+    missing = untested(desk, plan)
     data: dict[str, Any] = {
         "version": desk.version,
         "repository": str(desk.root),
@@ -49,6 +51,9 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
                 {"check": one.check, "reason": one.reason, "remedy": one.remedy} for one in plan.unavailable
             ],
             "broken": broken,
+            "has_tests": plan.has_tests,
+            "untested": missing,
+            "untested_means": consequence(desk) if missing else "",
         },
         "refusal": refusal,
         "tasks": counts,
@@ -219,6 +224,12 @@ def _gate_lines(gate: Mapping[str, Any], width: int) -> list[Line]:
     lines = facts([("gate", checks)], width)
     if gate["broken"]:
         lines += wrap(f"BROKEN, nothing lands: {gate['broken']}", width, indent=12, first=" " * 12, style=BAD)
+    if gate["untested"]:
+        why = "; ".join(f"{one['check']}: {one['reason']}" for one in gate["untested"])
+        text = f"the project's tests cannot be run ({why}): {gate['untested_means']}"
+        lines += wrap(text, width, indent=12, first=" " * 12, style=WARN)
+    elif not gate["has_tests"]:
+        lines += wrap("the project has no tests", width, indent=12, first=" " * 12, style=DIM)
     for one in gate["unavailable"]:
         text = f"cannot run {one['check']}: {one['reason']}; {one['remedy']}"
         lines += wrap(text, width, indent=12, first=" " * 12, style=WARN)

@@ -13,8 +13,10 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
+from coordinator.checks.inroads import find_inroads, site_folders
 from coordinator.checks.pytest import PytestCheck
 from coordinator.checks.ruff import RuffCheck
 from coordinator.checks.shell import ShellCheck
@@ -22,10 +24,17 @@ from coordinator.checks.tool import Surroundings, find_tool
 from coordinator.domain.check import CheckOutcome, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from coordinator.domain.settings import GateSettings
 
 _NOT_OURS: Final = frozenset({".git", ".hg", ".tox", ".nox", ".venv", "venv", "node_modules", "target", "__pycache__"})
 _PYTHON_TEST: Final = re.compile(r"test_.*\.py|.*_test\.py")
+_PROGRAM_TEST: Final = MappingProxyType(
+    {"cargo": (re.compile(r".*\.rs"), b"#[test]"), "go": (re.compile(r".*_test\.go"), b"func Test")}
+)
+"""Files that hold tests, and what stands in them: a manifest alone calls for no test."""
+_TEXT_BYTES: Final = 1024 * 1024
 
 
 class Check(Protocol):
@@ -33,6 +42,7 @@ class Check(Protocol):
 
     ``key`` identifies tool, version and surroundings: equal keys and equal trees give equal outcomes. A check that is not
     ``required`` is our own offer, not the project's demand: when it cannot look at the target it is set aside and named.
+    ``tests`` tells whether it runs the project's tests, so that without it a change is untested.
     ``run`` may write below ``scratch`` (an empty folder) and must leave nothing running; it raises only ``OSError``.
     """
 
@@ -42,6 +52,8 @@ class Check(Protocol):
     def name(self) -> str: ...
     @property
     def required(self) -> bool: ...
+    @property
+    def tests(self) -> bool: ...
     async def run(self, tree: Path, scratch: Path) -> CheckOutcome: ...
 
 
@@ -56,6 +68,11 @@ class GatePlan:
     surroundings: Surroundings
     unavailable: tuple[Unavailable, ...] = ()
 
+    @property
+    def has_tests(self) -> bool:
+        """Whether the project has any, runnable here or not; ``[gate] commands`` count as what its owner calls tests."""
+        return any(check.tests for check in self.checks) or any(one.tests for one in self.unavailable)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Interpreter:
@@ -68,22 +85,24 @@ class _Interpreter:
     def has_pytest(self) -> bool:
         if self.own:
             return importlib.util.find_spec("pytest") is not None
-        folders = _site_folders(self.path)
+        folders = site_folders(self.path)
         # Without folders to look into (a system's interpreter) the run itself has to tell.
         return not folders or any((folder / "pytest").is_dir() for folder in folders)
 
     @property
     def identity(self) -> str:
         """Changes when the interpreter or what is installed for it changes."""
-        return " ".join([file_identity(self.path), *(file_identity(folder) for folder in _site_folders(self.path))])
+        return " ".join([file_identity(self.path), *(file_identity(folder) for folder in site_folders(self.path))])
 
 
 def detect(tree: Path, checkout: Path, gate: GateSettings) -> GatePlan:
     """The plan for ``tree``. ``checkout`` is the user's own folder, where the project's environment is looked for."""
     python = _interpreter(checkout, gate)
-    surroundings = Surroundings(gate=gate, first=() if python.own else (python.path.parent,))
+    inroads = find_inroads(python.path, checkout)
+    first = () if python.own else (python.path.parent,)
+    surroundings = Surroundings(checkout=checkout, first=first, gate=gate, inroads=inroads)
     if gate.commands:
-        identity = f"{python.identity} {','.join(sorted(gate.env))}"
+        identity = f"{python.identity} {','.join(sorted(gate.env))}{inroads.identity}"
         commands = [ShellCheck(line, surroundings=surroundings, identity=identity) for line in gate.commands]
         return GatePlan(checks=tuple(commands), surroundings=surroundings)
     checks: list[Check] = []
@@ -107,7 +126,7 @@ def _ruff(tree: Path, gate: GateSettings) -> Check | Unavailable | None:
         return None
     ruff = find_tool("ruff", tree=tree, own=True)
     if ruff is None:
-        return Unavailable(check="ruff", reason="ruff was not found", remedy="pip install ruff")
+        return Unavailable(check="ruff", reason="ruff was not found", remedy="pip install ruff", tests=False)
     return RuffCheck(ruff=ruff, timeout_s=gate.timeout_s, identity=file_identity)
 
 
@@ -122,7 +141,7 @@ def _pytest(tree: Path, python: _Interpreter, surroundings: Surroundings) -> Che
             else f"{python.path} -m pip install pytest"
         )
         return Unavailable(check="pytest", reason=f"pytest is not installed for {where}", remedy=remedy)
-    identity = f"{python.identity} {','.join(sorted(surroundings.gate.env))}"
+    identity = f"{python.identity} {','.join(sorted(surroundings.gate.env))}{surroundings.inroads.identity}"
     return PytestCheck(python=python.path, identity=identity, required=not python.own, surroundings=surroundings)
 
 
@@ -136,7 +155,10 @@ def _program(
     found = find_tool(program, tree=tree)
     if found is None:
         return Unavailable(
-            check=name, reason=f"{program} was not found", remedy=f"install {program} and put it on PATH"
+            check=name,
+            reason=f"{program} was not found",
+            remedy=f"install {program} and put it on PATH",
+            tests=_has_text(tree, *_PROGRAM_TEST[program]),
         )
     env = {"CARGO_TARGET_DIR": "{scratch}/target"} if program == "cargo" else {}
     command = f"{program} {arguments}"
@@ -170,11 +192,6 @@ def _interpreter(checkout: Path, gate: GateSettings) -> _Interpreter:
     return _Interpreter(own=True, path=Path(sys.executable).absolute())
 
 
-def _site_folders(python: Path) -> list[Path]:
-    prefix = python.parent.parent
-    return sorted(folder for folder in prefix.glob("lib/python3*/site-packages") if folder.is_dir())
-
-
 def file_identity(path: Path) -> str:
     """A path with what tells that something else is there now."""
     try:
@@ -185,8 +202,21 @@ def file_identity(path: Path) -> str:
 
 
 def _has_file(tree: Path, pattern: re.Pattern[str]) -> bool:
-    for _, folders, files in os.walk(tree):
-        folders[:] = [name for name in folders if name not in _NOT_OURS]
-        if any(pattern.fullmatch(name) for name in files):
-            return True
+    return any(True for _ in _files(tree, pattern))
+
+
+def _has_text(tree: Path, pattern: re.Pattern[str], text: bytes) -> bool:
+    for path in _files(tree, pattern):
+        try:
+            with path.open("rb") as file:
+                if text in file.read(_TEXT_BYTES):
+                    return True
+        except OSError:
+            continue
     return False
+
+
+def _files(tree: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
+    for top, folders, files in os.walk(tree):
+        folders[:] = [name for name in folders if name not in _NOT_OURS]
+        yield from (Path(top, name) for name in files if pattern.fullmatch(name))

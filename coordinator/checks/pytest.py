@@ -1,19 +1,21 @@
 """The project's own tests, run by pytest: which ran, which failed.
 
-Owns one invariant: it has an opinion only when pytest finished and wrote its report; a run that collected nothing, was
-interrupted or crashed is broken. A test that was skipped did not run. Comparing two runs is ``policy.verdict``'s.
+Owns one invariant: it has an opinion only when pytest finished and wrote its report and what was imported was the tree's
+own; else it is broken. A test that was skipped did not run. Comparing two runs is ``policy.verdict``'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import configparser
+import os
 import re
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks import origins
 from coordinator.checks.tool import Surroundings, ToolRun, last_line, run_tool
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus
 
@@ -29,6 +31,7 @@ _OPTIONS: Final = (
     *("-o", "junit_family=xunit1"),  # the variant that names each test's file
     *("-p", "no:cacheprovider"),  # writes into the tree
     *("-p", "no:randomly"),  # two runs are compared
+    *("-p", origins.PLUGIN),
     "--continue-on-collection-errors",
     "--maxfail=0",  # a project's -x would hide which tests there are
     "--color=no",
@@ -41,6 +44,7 @@ class PytestCheck:
     """``required`` is whether ``python`` is the project's own environment: only then is a run that breaks an alarm."""
 
     name = "pytest"
+    tests = True
 
     def __init__(self, *, python: Path, identity: str, required: bool, surroundings: Surroundings) -> None:
         self._python = python
@@ -57,55 +61,69 @@ class PytestCheck:
             empty = scratch / "pytest.ini"
             empty.write_text("[pytest]\n")
             argv += ["-c", str(empty)]
-        ran = await run_tool(
-            argv,
-            cwd=tree,
-            env=self._surroundings.environment(tree, scratch),
-            limits=self._surroundings.limits(),
-            log=scratch / "output.log",
+        notes = origins.prepare(scratch)
+        env = self._surroundings.environment(tree, scratch)
+        env["PYTHONPATH"] += f"{os.pathsep}{notes}"
+        limits = self._surroundings.limits()
+        ran = await run_tool(argv, cwd=tree, env=env, limits=limits, log=scratch / "output.log")
+        outcome = await asyncio.to_thread(self._read, ran, report)
+        if outcome.status is CheckStatus.BROKEN or self._surroundings.checkout is None:
+            return outcome
+        borders = origins.Borders(
+            checkout=self._surroundings.checkout, inroads=self._surroundings.inroads, scratch=scratch, tree=tree
         )
-        return await asyncio.to_thread(self._read, ran, report)
+        complaint = await asyncio.to_thread(borders.complaint, notes)
+        return self._broken(ran, BrokenBy.TREE, complaint) if complaint else outcome
+
+    def _broken(self, ran: ToolRun, by: BrokenBy, reason: str) -> CheckOutcome:
+        return CheckOutcome(
+            check=self.name,
+            status=CheckStatus.BROKEN,
+            broken_by=by,
+            excerpt=ran.output,
+            reason=reason,
+            took_s=ran.took_s,
+        )
 
     def _read(self, ran: ToolRun, report: Path) -> CheckOutcome:
-        def broken(by: BrokenBy, reason: str) -> CheckOutcome:
-            return CheckOutcome(
-                check=self.name,
-                status=CheckStatus.BROKEN,
-                broken_by=by,
-                excerpt=ran.output,
-                reason=reason,
-                took_s=ran.took_s,
-            )
-
         if ran.broken_by:
-            return broken(ran.broken_by, f"pytest {ran.problem}")
+            return self._broken(ran, ran.broken_by, f"pytest {ran.problem}")
         if ran.code not in {0, 1}:
             meaning = _EXIT.get(ran.code or 0, f"exited with {ran.code}")
             if ran.code == 5:
-                return broken(BrokenBy.TREE, NOTHING_COLLECTED)
-            return broken(BrokenBy.TREE, f"pytest {meaning}: {_complaint(ran.output)}")
+                return self._broken(ran, BrokenBy.TREE, NOTHING_COLLECTED)
+            return self._broken(ran, BrokenBy.TREE, f"pytest {meaning}: {_complaint(ran.output)}")
         if "No module named pytest" in ran.output and not report.exists():
-            return broken(BrokenBy.ENVIRONMENT, f"pytest is not installed for {self._python}")
+            return self._broken(ran, BrokenBy.ENVIRONMENT, f"pytest is not installed for {self._python}")
         try:
             seen, failures = read_report(report)
         except (OSError, ValueError, ElementTree.ParseError) as error:
-            return broken(BrokenBy.TREE, f"pytest left no readable report: {error}")
+            return self._broken(ran, BrokenBy.TREE, f"pytest left no readable report: {error}")
         failed = bool(failures) or ran.code == 1
         return CheckOutcome(
             check=self.name,
             status=CheckStatus.FAILED if failed else CheckStatus.PASSED,
             excerpt=ran.output,
             failures=failures,
+            none_ran="" if seen else _why_none(failures, ran.output),
             reason=last_line(ran.output),
             seen=seen,
             took_s=ran.took_s,
         )
 
 
+def _why_none(failures: frozenset[str], output: str) -> str:
+    if not failures:
+        return "all of them were skipped"
+    causes = [line[1:].strip() for line in output.splitlines() if line.startswith("E  ")]
+    files = "the test file" if len(failures) == 1 else f"none of {len(failures)} test files"
+    return f"{files} could {'not ' * (len(failures) == 1)}be imported: {(causes or [_complaint(output)])[-1][:200]}"
+
+
 def _complaint(output: str) -> str:
     """The line that says what is wrong; pytest prints usage advice after it."""
     marked = [line.strip() for line in output.splitlines() if re.match(r"\s*(E  |ERROR|INTERNALERROR|!!+)", line)]
-    return (marked or [last_line(output)])[-1][:200]
+    return re.sub(r"^E +", "", (marked or [last_line(output)])[-1])[:200]
 
 
 def has_configuration(tree: Path) -> bool:

@@ -299,6 +299,7 @@ class RuffCheck:
 
     required = False
     name = "ruff"
+    tests = False
 
     def __init__(self, *, ruff: Path, timeout_s: float, identity: Callable[[Path], str]) -> None:
         self._ruff = ruff

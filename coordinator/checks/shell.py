@@ -25,6 +25,7 @@ class ShellCheck:
     """``key`` names command and surroundings, so that an outcome is re-used only where it would be the same."""
 
     required = True
+    tests = True
 
     def __init__(
         self, command: str, *, surroundings: Surroundings, identity: str, env: Mapping[str, str] | None = None

@@ -7,13 +7,16 @@ means is its adapter's.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks.inroads import Inroads
 from coordinator.domain.check import BrokenBy
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 EXCERPT_BYTES: Final = 4096
 """How much of a program's last output is kept for people and for the next brief."""
 
+_MEMORY_LOOK_S: Final = 1.0
 _PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
 _DEADLY_BY_ITSELF: Final = frozenset({4, 6, 7, 8, 11})  # SIGILL SIGABRT SIGBUS SIGFPE SIGSEGV: the program's own crash
 
@@ -42,13 +46,19 @@ class ToolRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What every check of one gate runs in: its limits, and ``first``, the folders of programs found before others."""
+    """What every check of one gate runs in: its limits, and ``first``, the folders of programs found before others.
 
+    ``inroads`` are where the project's environment leads into ``checkout``, the user's own folder.
+    """
+
+    checkout: Path | None = None
     first: tuple[Path, ...] = ()
     gate: GateSettings
+    inroads: Inroads = field(default_factory=Inroads)
 
     def environment(self, tree: Path, scratch: Path) -> dict[str, str]:
-        return tool_environment(tree, scratch=scratch, let_through=self.gate.env, first=self.first)
+        before = self.inroads.in_tree(tree, scratch)
+        return tool_environment(tree, scratch=scratch, let_through=self.gate.env, first=self.first, before=before)
 
     def limits(self) -> Limits:
         from coordinator.kit.process import Limits  # keeps psutil off the start path
@@ -81,13 +91,20 @@ def find_tool(name: str, *, tree: Path, own: bool = False) -> Path | None:
 
 
 def tool_environment(
-    tree: Path, *, scratch: Path, let_through: Iterable[str] = (), first: Sequence[Path] = ()
+    tree: Path,
+    *,
+    scratch: Path,
+    let_through: Iterable[str] = (),
+    first: Sequence[Path] = (),
+    before: Sequence[Path] = (),
 ) -> dict[str, str]:
     """The whole environment of a check. Python code of the tree is found before any installed copy of it.
 
-    An editable install of the user's checkout would otherwise be what a test imports. ``COORDINATOR_ATTEMPT`` is the
-    tag by which processes that outlive the check are found and ended.
+    An editable install of the user's checkout would otherwise be what a test imports: ``before`` are the places in the
+    tree that stand for those that the environment knows. ``COORDINATOR_ATTEMPT`` is the tag by which processes that
+    outlive the check are found and ended.
     """
+    python_path = dict.fromkeys(str(path) for path in (*before, tree / "src", tree))
     names = (*_PASSED_ON, *let_through)
     env = {name: os.environ[name] for name in names if name in os.environ and not name.startswith("GIT_")}
     env |= {
@@ -95,19 +112,65 @@ def tool_environment(
         "GIT_TERMINAL_PROMPT": "0",
         "PATH": search_path(tree, os.environ.get("PATH", os.defpath), first=first),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": os.pathsep.join((str(tree / "src"), str(tree))),
+        "PYTHONPATH": os.pathsep.join(python_path),
     }
     return env
 
 
 async def run_tool(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: Limits, log: Path) -> ToolRun:
-    """Run ``argv`` with its output in ``log``; never raises for what the program does."""
+    """Run ``argv`` with its output in ``log``; never raises for what the program does.
+
+    ``limits.memory_bytes`` is held to what all processes of the run have in memory, looked at every second. A limit of
+    address space would forbid what uses none of it: node and WebAssembly reserve tens of GiB.
+    """
     from coordinator.kit.process import run  # keeps psutil off the start path
 
-    exited = await run(argv, cwd=cwd, env=env, limits=limits, output=log)
+    loop = asyncio.get_running_loop()
+    began, pids = loop.time(), list[int]()
+    lenient = replace(limits, memory_bytes=0)
+    running = asyncio.ensure_future(run(argv, cwd=cwd, env=env, limits=lenient, output=log, on_start=pids.append))
+    try:
+        if limits.memory_bytes and await _outgrows(running, pids, limits.memory_bytes):
+            await _end(running)
+            problem = f"used more than {limits.memory_bytes // 2**20} MiB of memory ([gate] memory_bytes)"
+            took_s = loop.time() - began
+            return ToolRun(broken_by=BrokenBy.TREE, code=None, output=read_tail(log), problem=problem, took_s=took_s)
+        exited = await running
+    finally:
+        await _end(running)  # a cancel of ours ends the whole run before it goes on
     broken_by, problem = _cut_short(exited, limits)
     code = None if broken_by else exited.code
     return ToolRun(broken_by=broken_by, code=code, output=read_tail(log), problem=problem, took_s=exited.took_s)
+
+
+async def _outgrows(running: asyncio.Future[Exit], pids: Sequence[int], limit_bytes: int) -> bool:
+    """Wait for the end of the run, or for its having more in memory than it may."""
+    from coordinator.kit.process import rss_bytes
+
+    while True:
+        await asyncio.wait({running}, timeout=_MEMORY_LOOK_S)
+        if running.done():
+            return False
+        if pids and await asyncio.to_thread(rss_bytes, pids[0]) > limit_bytes:
+            return not running.done()
+
+
+async def _end(running: asyncio.Future[Exit]) -> None:
+    """Nothing of the run is left when this returns, however often we are cancelled meanwhile."""
+    if running.done():
+        return
+    running.cancel()
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError:
+            cancelled = True
+            running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        running.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _cut_short(exited: Exit, limits: Limits) -> tuple[BrokenBy | None, str]:

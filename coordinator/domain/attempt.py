@@ -29,6 +29,7 @@ class Ending(enum.StrEnum):
     OVER_TIME = "over_time"
     STALE = "stale"
     STOPPED = "stopped"
+    UNAVAILABLE = "unavailable"
     UNSTARTED = "unstarted"
 
 

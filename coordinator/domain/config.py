@@ -114,6 +114,7 @@ def _fleet(table: TomlTable) -> FleetSettings:
         heartbeat_s=table.seconds("heartbeat_s", usual.heartbeat_s, 0.05, 3600.0),
         idle_exit_s=table.seconds("idle_exit_s", usual.idle_exit_s, 0.0, _DAY_S),
         max_attempts=table.integer("max_attempts", usual.max_attempts, 1, 100),
+        min_free_memory_bytes=table.size("min_free_memory_bytes", usual.min_free_memory_bytes, 0, _LARGEST_BYTES),
         min_free_bytes=table.size("min_free_bytes", usual.min_free_bytes, 0, _LARGEST_BYTES),
         rescan_s=table.seconds("rescan_s", usual.rescan_s, 0.1, 3600.0),
         silence_s=table.seconds("silence_s", usual.silence_s, 0.1, _DAY_S),
@@ -136,6 +137,7 @@ def _gate(table: TomlTable) -> GateSettings:
         python=table.text("python", usual.python, expected="the path of a Python interpreter", longest=4096),
         retry_s=table.seconds("retry_s", usual.retry_s, 0.1, _DAY_S),
         timeout_s=table.seconds("timeout_s", usual.timeout_s, 0.1, LONGEST_TIMEOUT_S),
+        untested=table.choice("untested", usual.untested, ("land", "stop")),
     )
 
 

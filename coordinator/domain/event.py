@@ -108,19 +108,25 @@ class FindingsFolded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateBroke(Event):
-    """The gate could not judge; the line is stopped until it can."""
+    """The gate could not judge; until it can, the line is stopped, or with ``tasks`` only these wait beside it."""
 
     command: str
     reason: str
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateJudged(Event):
-    """One run of the gate over one or several tasks; ``verdict`` is ``passed``, ``failed`` or ``broken``."""
+    """One run of the gate over one or several tasks; ``verdict`` is ``passed``, ``failed`` or ``broken``.
 
+    ``notes`` say what a person should know although it passed, ``untested`` which tests could not be run and why.
+    """
+
+    notes: tuple[str, ...] = ()
     reason: str = ""
     tasks: tuple[str, ...]
     took_s: float
+    untested: str = ""
     verdict: str
 
 
@@ -172,7 +178,7 @@ class TaskChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLanded(Event):
-    """A task's work is on the target branch."""
+    """A task's work is on the target branch. ``untested``: which of the project's tests could not be run, and why."""
 
     commit: str
     files: tuple[str, ...]
@@ -180,3 +186,4 @@ class TaskLanded(Event):
     target: str
     task: str
     title: str = ""
+    untested: str = ""

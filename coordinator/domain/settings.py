@@ -42,6 +42,8 @@ class FleetSettings:
     """Attempts that may fail before a task is failed, 1…100; a broken gate is not charged."""
     min_free_bytes: int = 512 * 1024 * 1024
     """No attempt is started with less free disk than this; 0 switches the check off."""
+    min_free_memory_bytes: int = 256 * 1024 * 1024
+    """No attempt is started with less memory available than this; 0 switches the check off."""
     rescan_s: float = 30.0
     """Full re-read of the spool: watchers lose news silently, a re-scan does not."""
     silence_s: float = 120.0
@@ -59,7 +61,8 @@ class GateSettings:
     env: tuple[str, ...] = ()
     """Names of variables let through to the gate's commands beside PATH, HOME and the locale."""
     memory_bytes: int = 8 * 1024 * 1024 * 1024
-    """Address space per process of a check; 0: no limit."""
+    """What all processes of a check together may have in memory, looked at every second; a check that has more is stopped.
+    0: no limit. Address space is not limited: it is not memory, and node and WebAssembly reserve tens of GiB of it."""
     output_bytes: int = 64 * 1024 * 1024
     """Output kept of one check; a check that prints more is stopped and the gate is broken."""
     python: str = ""
@@ -68,6 +71,9 @@ class GateSettings:
     """Pause before a broken gate is tried again."""
     timeout_s: float = 900.0
     """Wall time of one check."""
+    untested: str = "stop"
+    """When the project's tests cannot be run here, ``stop`` lets only ``autofix`` land (fixes that ruff calls safe), other
+    tasks wait; ``land`` lets everything land. Either way what landed untested is marked in its commit and told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

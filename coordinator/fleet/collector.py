@@ -7,7 +7,7 @@ candidate is any good is the gate's to say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.attempt import Ending, Outcome
 from coordinator.domain.candidate import Candidate
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from coordinator.fleet.ledger import Ledger, LedgerEntry
     from coordinator.fleet.workspace import Workspaces
     from coordinator.sdk.layout import Layout
+
+_TEMPFAIL: Final = 75
+"""EX_TEMPFAIL of sysexits.h: an agent's command says "not now" (no login, no quota, provider down) with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,8 @@ class Collector:
                 return Ending.STOPPED, said or "stopped from outside"
             case Outcome.UNSTARTED:
                 return Ending.UNSTARTED, said or "its command could not be started"
+            case _ if result.exit_code == _TEMPFAIL:
+                return Ending.UNAVAILABLE, said or "what the agent needs is not there (exit code 75)"
             case _:
                 log = self._layout.attempt(entry.task.id, entry.generation) / "agent.log"
                 last = sighting.last_lines(log).rpartition("\n")[2]

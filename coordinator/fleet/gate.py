@@ -25,7 +25,7 @@ from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavai
 from coordinator.domain.errors import BadRepository, CoordinatorError
 from coordinator.domain.event import GateJudged
 from coordinator.kit import process
-from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge
+from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge, without_tests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -40,8 +40,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LOOK_AGAIN_S: Final = 300.0
 _PLANS_KEPT: Final = 16
 _SWEEP_GRACE_S: Final = 1.0
+UNTESTED_FACT: Final = "gate:untested"
+"""Fact: which of the project's tests could not be run when the gate last judged, and why."""
 
 
 class _Trees:
@@ -87,9 +90,11 @@ class Gate:
         self._git = git
         self._layout = layout
         self._plans: dict[str, GatePlan] = {}
-        self._set_aside: dict[str, Unavailable] = {}
+        self._default_role = settings.fleet.default_role
+        self._set_aside: dict[str, tuple[Unavailable, float]] = {}
         self._settings = settings.gate
         self._store = store
+        self._word = ""
 
     async def plan(self, target: str) -> GatePlan:
         """What would be run for ``target`` (any revision), and what cannot be; raises ``BadRepository`` when there is none."""
@@ -115,7 +120,16 @@ class Gate:
         took_s = round(self._clock.monotonic() - began, 3)
         verdict = replace(verdict, took_s=took_s)
         ids = tuple(task.id for task in tasks)
-        self._bus.publish(GateJudged(tasks=ids, verdict=verdict.kind, reason=verdict.reason, took_s=took_s))
+        self._bus.publish(
+            GateJudged(
+                tasks=ids,
+                verdict=verdict.kind,
+                notes=verdict.notes,
+                reason=verdict.reason,
+                took_s=took_s,
+                untested=verdict.untested,
+            )
+        )
         return verdict
 
     async def sweep(self) -> None:
@@ -135,7 +149,9 @@ class Gate:
 
     async def _judge(self, trees: _Trees, target: str, merged: str, tasks: Sequence[Task]) -> Verdict:
         target_tree, merged_tree = await self._git.tree_of(target), await self._git.tree_of(merged)
-        old_plan = self._plans.get(target_tree) or await self._detect(await trees.target())
+        old_plan = self._plans.get(target_tree)
+        if old_plan is None or self._without_set_aside(old_plan).unavailable:  # what was missing may be there now
+            old_plan = await self._detect(await trees.target())
         new_plan = await self._detect(await trees.merged())
         self._remember_plan(target_tree, old_plan)
         accepts = await self._accepts(trees, new_plan, tasks)
@@ -146,24 +162,33 @@ class Gate:
         changes = await self._git.changes(target, merged)
         renamed = {change.old_path: change.path for change in changes if change.status == "R"}
         known = {check.key for check in old_plan.checks}
-        pairs = [(check, await self._compare(check, trees, target_tree, renamed)) for check in old_plan.checks]
+        new: list[Unavailable] = []
+        pairs = [(check, await self._compare(check, trees, target_tree, renamed, new)) for check in old_plan.checks]
         new_checks = [check for check in new_plan.checks if check.key not in known]
-        pairs += [(check, await self._first_time(check, trees)) for check in new_checks]
+        pairs += [(check, await self._first_time(check, trees, new)) for check in new_checks]
         weighed = [(check, pair) for check, pair in pairs if pair is not None]
-        notes = [f"{item.check} not run: {item.reason}" for item in self._without_set_aside(old_plan).unavailable]
+        missing = self._missing(new, old_plan, new_plan)
+        notes = [f"{item.check} not run: {item.reason}" for item in missing if not item.tests]
         verdict = judge([pair for _, pair in weighed], accepts, renamed=renamed, notes=notes)
+        untested = [item for item in missing if item.tests]
+        self._leave_word(untested)
         if verdict.kind is VerdictKind.PASSED:
             self._remember_plan(merged_tree, new_plan)
             for check, pair in weighed:
                 self._remember(merged_tree, check, pair.merged)
-        return verdict
+        roles = {task.id: task.role or self._default_role for task in tasks}
+        return without_tests(verdict, untested, roles, land=self._settings.untested == "land")
 
-    async def _compare(self, check: Check, trees: _Trees, target_tree: str, renamed: Mapping[str, str]) -> Pair | None:
+    async def _compare(
+        self, check: Check, trees: _Trees, target_tree: str, renamed: Mapping[str, str], missing: list[Unavailable]
+    ) -> Pair | None:
         """One check on both trees; what speaks against the change is looked at twice. None when it was set aside."""
-        if check.key in self._set_aside:
+        if self._is_aside(check):
             return None
         remembered = self._recall(target_tree, check)
-        baseline = remembered or await self._baseline(check, trees, target_tree)
+        baseline = (remembered or await self._baseline(check, trees, target_tree)).ran
+        if baseline.reason == NOTHING_COLLECTED:
+            return await self._first_time(check, trees, missing)
         if baseline.status is CheckStatus.BROKEN and self._may_set_aside(check, baseline):
             return None
         limit_s = self._settings.timeout_s
@@ -177,17 +202,20 @@ class Gate:
             pair = confirmed(pair, await self._run(check, trees, await trees.merged()), renamed)
         if remembered and not is_clean(pair, renamed):
             # Remembered from another day: packages, network or the date may be what changed, not the code.
-            pair = replace(pair, baseline=await self._baseline(check, trees, target_tree))
+            pair = replace(pair, baseline=(await self._baseline(check, trees, target_tree)).ran)
         trees.forget()
         aside = pair.baseline.status is CheckStatus.BROKEN and self._may_set_aside(check, pair.baseline)
         return None if aside else pair
 
-    async def _first_time(self, check: Check, trees: _Trees) -> Pair | None:
+    async def _first_time(self, check: Check, trees: _Trees, missing: list[Unavailable]) -> Pair | None:
         """A check that the change itself brings in (a project's first tests): there is no target to compare with."""
-        if check.key in self._set_aside:
+        if self._is_aside(check):
             return None
-        merged = await self._run(check, trees, await trees.merged())
-        if merged.status is CheckStatus.BROKEN and (not check.required or merged.reason == NOTHING_COLLECTED):
+        merged = (await self._run(check, trees, await trees.merged())).ran
+        if merged.reason == NOTHING_COLLECTED:
+            return None
+        if merged.status is CheckStatus.BROKEN and not check.required:
+            missing.append(_unavailable(check, merged))  # of this tree, which says nothing about others
             return None
         return Pair(
             baseline=CheckOutcome(check=check.name, status=CheckStatus.PASSED),
@@ -236,17 +264,36 @@ class Gate:
     # -- memory ------------------------------------------------------------------------------------------------------
 
     def _may_set_aside(self, check: Check, outcome: CheckOutcome) -> bool:
-        """A check that is only our offer, or that finds nothing to run, is named as not available; the line goes on."""
-        if check.required and outcome.reason != NOTHING_COLLECTED:
+        """A check that is only our offer is named as not available; the line goes on.
+
+        Not for good: what it lacked may be installed by and by. A slow one is asked less often.
+        """
+        if check.required:
             return False
-        remedy = "see the reason; or say in [gate] commands what to run"
-        self._set_aside[check.key] = Unavailable(check=check.name, reason=outcome.reason, remedy=remedy)
+        until = self._clock.monotonic() + max(_LOOK_AGAIN_S, 10 * outcome.took_s)
+        self._set_aside[check.key] = (_unavailable(check, outcome), until)
         return True
 
+    def _is_aside(self, check: Check) -> bool:
+        return check.key in self._set_aside and self._clock.monotonic() < self._set_aside[check.key][1]
+
     def _without_set_aside(self, plan: GatePlan) -> GatePlan:
-        aside = tuple(self._set_aside[check.key] for check in plan.checks if check.key in self._set_aside)
-        checks = tuple(check for check in plan.checks if check.key not in self._set_aside)
+        aside = tuple(self._set_aside[check.key][0] for check in plan.checks if self._is_aside(check))
+        checks = tuple(check for check in plan.checks if not self._is_aside(check))
         return replace(plan, checks=checks, unavailable=(*plan.unavailable, *aside))
+
+    def _missing(self, found: Sequence[Unavailable], *plans: GatePlan) -> list[Unavailable]:
+        """What cannot be run of either tree, each check once."""
+        planned = (item for plan in plans for item in self._without_set_aside(plan).unavailable)
+        return list({item.check: item for item in (*planned, *found)}.values())
+
+    def _leave_word(self, untested: Sequence[Unavailable]) -> None:
+        """For readers without a daemon, who see only what is installed and not what came of running it."""
+        rows = [{"check": item.check, "reason": item.reason, "remedy": item.remedy} for item in untested]
+        value = json.dumps(rows)
+        if value != self._word:
+            self._store.execute("fact_put", key=UNTESTED_FACT, value=value)
+            self._word = value
 
     def _remember_plan(self, tree: str, plan: GatePlan) -> None:
         self._plans.pop(tree, None)
@@ -265,12 +312,18 @@ class Gate:
         self._store.execute("baseline_put", tree=tree, command=check.key, outcome=encode_outcome(outcome), at=at)
 
 
+def _unavailable(check: Check, outcome: CheckOutcome) -> Unavailable:
+    remedy = "make a .venv with the project's requirements; or say in [gate] commands what to run"
+    return Unavailable(check=check.name, reason=outcome.reason, remedy=remedy, tests=check.tests)
+
+
 def encode_outcome(outcome: CheckOutcome) -> str:
     """A passed or failed outcome as JSON; the excerpt is left out, it is of no use to a later comparison."""
     return json.dumps(
         {
             "check": outcome.check,
             "failures": sorted(outcome.failures),
+            "none_ran": outcome.none_ran,
             "reason": outcome.reason,
             "seen": sorted(outcome.seen),
             "status": outcome.status,
@@ -286,6 +339,7 @@ def decode_outcome(text: str) -> CheckOutcome | None:
         return CheckOutcome(
             check=data["check"],
             failures=frozenset(data["failures"]),
+            none_ran=data["none_ran"],
             reason=data["reason"],
             seen=frozenset(data["seen"]),
             status=CheckStatus(data["status"]),

@@ -16,7 +16,7 @@ from coordinator.kit import lock, schedule
 from coordinator.policy.dispatch import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from coordinator.domain.card import RoleCard
     from coordinator.domain.settings import Settings
@@ -33,6 +33,9 @@ _SLICE = 200
 _WANTING = frozenset({TaskState.PENDING, TaskState.BLOCKED})
 _EDITED_AT_WORK = -1
 """Charged attempts of a task that was edited while one was under way: that one was for the old text and does not count."""
+
+_EXTERNAL_OFFERS = 32
+"""Tasks offered to (or at work with) agents from outside, per role whose card sets no ``concurrency``."""
 
 _REMOVED = "its file was removed"
 
@@ -111,7 +114,7 @@ class Intake:
     def _fold_task(self, task: Task, withdraw: Callable[[LedgerEntry, str], bool]) -> None:
         entry = self._ledger.find(task.id)
         if entry is None:
-            self._ledger.add(task, reason=f"new in {task.file}", not_before=self._first_run(task))
+            self._ledger.add(task, reason=f"new in {task.file}; waits for its turn", not_before=self._first_run(task))
             self._recognise(task)
             return
         if entry.task == task and entry.state is not TaskState.CANCELLED:
@@ -214,8 +217,15 @@ class Intake:
         card = self._cards.cards.get(role or self._settings.fleet.default_role)
         return card.paths if card is not None else ()
 
-    def role_slots(self) -> Mapping[str, int]:
-        return {role: card.concurrency for role, card in self._cards.cards.items() if card.concurrency}
+    def external_roles(self) -> frozenset[str]:
+        """Roles whose agents come from outside: they take none of our hands."""
+        return frozenset(role for role, card in self._cards.cards.items() if card.external)
+
+    def role_slots(self) -> dict[str, int]:
+        """How many tasks of a role may be active at a time; roles that are not in it are capped by our hands."""
+        cards_ = self._cards.cards.items()
+        slots = {role: _EXTERNAL_OFFERS for role, card in cards_ if card.external}
+        return slots | {role: card.concurrency for role, card in cards_ if card.concurrency}
 
     def timeout_s(self, task: Task) -> float:
         card = self._cards.cards.get(self.role_of(task))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from coordinator.domain.attempt import Ending
 from coordinator.domain.candidate import Candidate, Settlement
@@ -19,6 +19,7 @@ from coordinator.domain.errors import CoordinatorError
 from coordinator.domain.event import GateBroke, GateMended
 from coordinator.domain.task import TaskState
 from coordinator.domain.worktree import AGENT_EMAIL, AGENT_NAME
+from coordinator.fleet.parking import Parking
 from coordinator.policy.bisect import Bisection
 from coordinator.policy.change import check_change, name_some
 from coordinator.policy.landing import commit_message, feedback_of
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_PARKING_S: Final = 3600.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
@@ -46,13 +45,15 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Parking:
-    """A candidate whose own ``accept`` command cannot run waits beside the line until ``until`` (monotonic)."""
+class _Word:
+    """Of one stack: how many layers ``passed`` together and what the gate said then (``praise``), which one is to blame
+    for the next not passing (``culprit``), and what it said last.
+    """
 
-    pause_s: float
-    reason: str
-    since: float
-    until: float
+    culprit: int | None = None
+    last: Verdict
+    passed: int = 0
+    praise: Verdict | None = None
 
 
 class Lander:
@@ -70,7 +71,7 @@ class Lander:
         *,
         on_stage: Callable[[Candidate, TaskState], None],
         on_settled: Callable[[Settlement], None],
-        still_current: Callable[[Candidate], bool],
+        superseded: Callable[[Candidate], str],
         role_paths: Callable[[str], tuple[str, ...]] = lambda _: (),
     ) -> None:
         self._bus = bus
@@ -81,10 +82,10 @@ class Lander:
         self._on_stage = on_stage
         self._role_paths = role_paths
         self._settings = settings
-        self._still_current = still_current
+        self._superseded = superseded
         self._broken_since = 0.0
         self._moving_at = clock.monotonic()
-        self._parked: dict[str, _Parking] = {}
+        self._parking = Parking(clock, pause_s=settings.gate.retry_s)
         self._queue: dict[str, Candidate] = {}
         self._reason = ""
         self._retry_at = 0.0
@@ -95,13 +96,13 @@ class Lander:
 
     def submit(self, candidate: Candidate) -> None:
         """Take a candidate into the line; a newer one of the same task takes the older one's place."""
-        self._parked.pop(candidate.task.id, None)
+        self._parking.leave(candidate.task.id)
         self._queue[candidate.task.id] = candidate
         self._wake.set()
 
     def withdraw(self, task_id: str) -> bool:
         """Take it out again; it will not be settled. False when it is not (or no longer) in the line."""
-        self._parked.pop(task_id, None)
+        self._parking.leave(task_id)
         return self._queue.pop(task_id, None) is not None
 
     def waiting(self) -> tuple[Candidate, ...]:
@@ -109,8 +110,8 @@ class Lander:
         return tuple(self._queue.values())
 
     def parked(self) -> dict[str, str]:
-        """Task id → why its own ``accept`` command cannot run; the others pass by."""
-        return {task_id: parking.reason for task_id, parking in self._parked.items()}
+        """Task id → why it alone cannot be judged; the others pass by."""
+        return self._parking.reasons()
 
     def broken(self) -> str:
         """Why the whole line stands; empty when it moves."""
@@ -121,8 +122,8 @@ class Lander:
         now = self._clock.monotonic()
         if self._reason:
             return now - self._broken_since
-        if self._parked and not self._ready_ones():
-            return now - max(self._moving_at, min(parking.since for parking in self._parked.values()))
+        if self._parking and not self._ready_ones():
+            return now - max(self._moving_at, self._parking.since())
         return 0.0
 
     # -- the service ---------------------------------------------------------------------------------------------
@@ -161,22 +162,16 @@ class Lander:
 
     def _pause_s(self) -> float | None:
         """How long nothing can be done; None when only a new candidate changes that."""
-        now = self._clock.monotonic()
         if self._reason:  # also with nobody in the line: dispatch waits for the line to move
-            return max(self._retry_at - now, 0.0)
+            return max(self._retry_at - self._clock.monotonic(), 0.0)
         if not self._queue:
             return None
         if self._ready_ones():
             return 0.0
-        return max(min(parking.until for parking in self._parked.values()) - now, 0.0)
+        return self._parking.next_s()
 
     def _ready_ones(self) -> list[Candidate]:
-        now = self._clock.monotonic()
-        return [
-            candidate
-            for task_id, candidate in self._queue.items()
-            if task_id not in self._parked or self._parked[task_id].until <= now
-        ]
+        return [candidate for task_id, candidate in self._queue.items() if not self._parking.is_waiting(task_id)]
 
     # -- one round: take, screen, stack, judge, land ---------------------------------------------------------------
 
@@ -195,17 +190,18 @@ class Lander:
             return
         for layer in stack:
             self._on_stage(layer.candidate, TaskState.VALIDATING)
-        passed, culprit, verdict = await self._judge(tip, stack)
-        if verdict.kind is VerdictKind.BROKEN:
-            self._hold_up(verdict)
+        word = await self._judge(tip, stack)
+        if word.last.kind is VerdictKind.BROKEN:
+            self._hold_up(word.last)
             return
         self._mend()
-        for layer in stack[:passed]:
+        good = stack[: word.passed]
+        for layer in good:
             self._unpark(layer.candidate)
-        if passed and not await self._land_whole(ref, tip, stack[:passed], verdict):
+        if word.praise is not None and good and not await self._land_whole(ref, tip, good, word.praise):
             return  # the target moved, or somebody dropped out: what was judged is not what would land
-        if culprit is not None:
-            self._refuse(stack[culprit].candidate, Ending.GATE_FAILED, verdict.reason, verdict=verdict)
+        if word.culprit is not None:
+            self._refuse(stack[word.culprit].candidate, Ending.GATE_FAILED, word.last.reason, verdict=word.last)
 
     async def _obstacle(self, tip: str | None) -> str:
         target = self._settings.land.target
@@ -249,26 +245,37 @@ class Lander:
             layers.append(_Layer(candidate=candidate, commit=top))
         return layers
 
-    async def _commit(self, candidate: Candidate, tree: str, parent: str) -> str:
+    async def _marked(self, tip: str, layers: Sequence[_Layer], untested: str) -> list[_Layer]:
+        """The same trees again, in commits that say that the project's tests did not run on them."""
+        marked, parent = [], tip
+        for layer in layers:
+            tree = await self._git.tree_of(layer.commit)
+            parent = await self._commit(layer.candidate, tree, parent, untested=untested)
+            marked.append(replace(layer, commit=parent))
+        return marked
+
+    async def _commit(self, candidate: Candidate, tree: str, parent: str, *, untested: str = "") -> str:
         """The squash commit; the author is the agent when it committed, the committer is always ours."""
         land = self._settings.land
         ours = (land.author_name, land.author_email)
         author = (AGENT_NAME, AGENT_EMAIL) if candidate.message.strip() else ours
-        return await self._git.commit_tree(tree, [parent], commit_message(candidate), author=author, committer=ours)
+        message = commit_message(candidate, untested=untested)
+        return await self._git.commit_tree(tree, [parent], message, author=author, committer=ours)
 
-    async def _judge(self, tip: str, stack: Sequence[_Layer]) -> tuple[int, int | None, Verdict]:
-        """How many layers passed together, which one is to blame for the next not passing, and the last word."""
-        verdict = await self._ask(tip, stack)
-        if verdict.kind is not VerdictKind.FAILED:
-            return len(stack), None, verdict
+    async def _judge(self, tip: str, stack: Sequence[_Layer]) -> _Word:
+        verdict, praise = await self._ask(tip, stack), None
+        if verdict.kind is VerdictKind.BROKEN:
+            return _Word(last=verdict)
+        if verdict.kind is VerdictKind.PASSED:
+            return _Word(last=verdict, passed=len(stack), praise=verdict)
         search = Bisection(bad=len(stack))
         while (count := search.probe) is not None:
             word = await self._ask(tip, stack[:count])
             if word.kind is VerdictKind.BROKEN:
-                return 0, None, word
+                return _Word(last=word)
             search = search.told(count, passed=word.kind is VerdictKind.PASSED)
-            verdict = verdict if word.kind is VerdictKind.PASSED else word
-        return search.good, search.culprit, verdict
+            praise, verdict = (word, verdict) if word.kind is VerdictKind.PASSED else (praise, word)
+        return _Word(culprit=search.culprit, last=verdict, passed=search.good, praise=praise)
 
     async def _ask(self, tip: str, stack: Sequence[_Layer]) -> Verdict:
         return await self._gate.judge(tip, stack[-1].commit, [layer.candidate.task for layer in stack])
@@ -283,6 +290,8 @@ class Lander:
             raise
 
     async def _land(self, ref: str, tip: str, layers: Sequence[_Layer], verdict: Verdict) -> bool:
+        if verdict.untested:
+            layers = await self._marked(tip, layers, verdict.untested)
         files = []
         for parent, layer in zip([tip, *(layer.commit for layer in layers)], layers, strict=False):
             changes = await self._git.changes(parent, layer.commit)
@@ -298,9 +307,9 @@ class Lander:
         if not await self._git.update_ref(ref, layers[-1].commit, tip):
             _log.info("the target moved, judging again", extra={"action": "target_moved", "ref": ref})
             return False
-        verdict = verdict if verdict.kind is VerdictKind.PASSED else Verdict(kind=VerdictKind.PASSED, reason="passed")
+        reason = f"landed on {self._settings.land.target}"
+        reason += f", untested: {verdict.untested}" if verdict.untested else ""
         for layer, changed in zip(layers, files, strict=True):
-            reason = f"landed on {self._settings.land.target}"
             self._settle(
                 Settlement(
                     candidate=layer.candidate,
@@ -319,9 +328,9 @@ class Lander:
         """The fence: not withdrawn, not replaced, and of the newest generation; a stale one is settled as such."""
         if self._queue.get(candidate.task.id) is not candidate:
             return False
-        if self._still_current(candidate):
+        reason = self._superseded(candidate)
+        if not reason:
             return True
-        reason = f"generation {candidate.generation} is not the newest of {candidate.task.id} any more"
         self._refuse(candidate, Ending.STALE, reason)
         return False
 
@@ -346,7 +355,7 @@ class Lander:
         task_id = settlement.candidate.task.id
         if self._queue.get(task_id) is settlement.candidate:
             del self._queue[task_id]
-            self._parked.pop(task_id, None)
+            self._parking.leave(task_id)
         self._moving_at = self._clock.monotonic()
         _log.debug(
             "candidate settled",
@@ -357,26 +366,20 @@ class Lander:
     # -- standing still ------------------------------------------------------------------------------------------
 
     def _hold_up(self, verdict: Verdict) -> None:
-        """A project's check that cannot run stops everybody; a task's own command only parks that task."""
-        if not verdict.broken_task:
+        """A project's check that cannot run stops everybody; what concerns single tasks only parks these."""
+        if not verdict.broken_tasks:
             self._stop_line(verdict.broken_check, verdict.reason)
             return
         self._mend()
-        if verdict.broken_task not in self._queue:
-            return
-        now, before = self._clock.monotonic(), self._parked.get(verdict.broken_task)
-        pause_s = min(before.pause_s * 2, _LONGEST_PARKING_S) if before else self._settings.gate.retry_s
-        since = before.since if before else now
-        self._parked[verdict.broken_task] = _Parking(
-            pause_s=pause_s, reason=verdict.reason, since=since, until=now + pause_s
-        )
-        if before is None:
-            self._bus.publish(GateBroke(command=verdict.broken_check, reason=verdict.reason))
+        waiting = [task_id for task_id in verdict.broken_tasks if task_id in self._queue]
+        new = tuple(task_id for task_id in waiting if self._parking.park(task_id, verdict.reason))
+        if new:
+            self._bus.publish(GateBroke(command=verdict.broken_check, reason=verdict.reason, tasks=new))
 
     def _unpark(self, candidate: Candidate) -> None:
-        parking = self._parked.pop(candidate.task.id, None)
-        if parking is not None:
-            self._bus.publish(GateMended(stopped_s=round(self._clock.monotonic() - parking.since, 3)))
+        waited_s = self._parking.leave(candidate.task.id)
+        if waited_s is not None:
+            self._bus.publish(GateMended(stopped_s=round(waited_s, 3)))
 
     def _stop_line(self, check: str, reason: str) -> None:
         now = self._clock.monotonic()

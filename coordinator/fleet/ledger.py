@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 class LedgerEntry:
     """A task and where it stands. ``attempts`` counts those charged, ``tries`` all since somebody last wished for it;
     ``not_before`` is wall time in epoch seconds (a pause that outlives a restart), ``commit`` where it landed,
-    ``feedback`` what the next brief must say, ``hold`` that no attempt follows the one at work.
+    ``feedback`` what the next brief must say, ``hold`` that no attempt follows the one at work,
+    ``cancel`` why the one at work is to be stopped and the task cancelled (empty: it is not).
     """
 
     attempts: int = 0
+    cancel: str = ""
     commit: str = ""
     created_at: str = ""
     feedback: str = ""
@@ -68,7 +70,7 @@ class AttemptRow:
 
 
 FRESH: Final[Mapping[str, Any]] = MappingProxyType(
-    {"attempts": 0, "feedback": "", "hold": False, "not_before": 0.0, "tries": 0}
+    {"attempts": 0, "cancel": "", "feedback": "", "hold": False, "not_before": 0.0, "tries": 0}
 )
 """Changes that make a task start anew, with all its attempts."""
 
@@ -115,6 +117,10 @@ class Ledger:
         found = [self._entries[task_id] for state in states for task_id in self._by_state[state]]
         found.sort(key=lambda entry: (entry.task.priority, entry.created_at, entry.task.id))
         return found
+
+    def highest_priority(self, state: TaskState) -> int | None:
+        """The smallest priority number in a state, None when nobody is in it."""
+        return min((self._entries[task_id].task.priority for task_id in self._by_state[state]), default=None)
 
     def count(self, *states: TaskState) -> int:
         return sum(len(self._by_state[state]) for state in states)
@@ -184,6 +190,11 @@ class Ledger:
         if known is not None:
             self._by_state[known.state].pop(task_id, None)
 
+    def read_fact(self, key: str) -> Any:
+        """What ``fact`` left, None when nothing."""
+        rows = self._store.query("fact_get", key=key)
+        return json.loads(rows[0]["value"]) if rows else None
+
     def _publish(self, entry: LedgerEntry, *, old: str) -> None:
         self._bus.publish(
             TaskChanged(
@@ -225,6 +236,7 @@ def _entry_of(row: sqlite3.Row) -> LedgerEntry:
         attempts=row["attempts"],
         tries=row["tries"],
         hold=bool(row["hold"]),
+        cancel=row["cancel"],
         not_before=row["not_before"],
         commit=row["commit_hash"],
         feedback=row["feedback"],
@@ -245,6 +257,7 @@ def _row_of(entry: LedgerEntry, now: str) -> Mapping[str, Any]:
         "attempts": entry.attempts,
         "tries": entry.tries,
         "hold": entry.hold,
+        "cancel": entry.cancel,
         "not_before": entry.not_before,
         "file": task.file,
         "line": task.line,

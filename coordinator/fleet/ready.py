@@ -19,7 +19,6 @@ from coordinator.policy import brief
 from coordinator.sdk.layout import Layout, branch_name, task_of_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from coordinator.domain.card import RoleCard
@@ -49,23 +48,28 @@ class ReadyBoard:
         self._seq = 0
         self._entries: dict[str, Path] = {}
 
-    async def publish(self, dispatches: Sequence[Dispatch]) -> None:
-        """Pin the bases, write briefs and orders, then let the entries appear in the given order."""
-        await self._workspaces.pin([(item.task.id, item.generation, item.base) for item in dispatches])
-        for item in dispatches:
-            self._seq += 1
-            path = self._layout.ready_entry(item.task.priority, self._seq, item.task.id)
-            await asyncio.to_thread(self._write, item, path)
-            self._entries[item.task.id] = path
+    async def publish(self, item: Dispatch) -> None:
+        """Pin the base, write brief and order, then let the entry appear. Raises ``ToolFailed`` or ``OSError``."""
+        await self._workspaces.pin([(item.task.id, item.generation, item.base)])
+        self._seq += 1
+        path = self._layout.ready_entry(item.task.priority, self._seq, item.task.id)
+        self._entries[item.task.id] = path
+        await asyncio.to_thread(self._write, item, path)
 
-    def withdraw(self, task_id: str) -> bool:
-        """Take an entry back. False when an agent holds the claim or has claimed this generation already."""
+    def offers(self, task_id: str) -> bool:
+        """Whether the entry lies there right now."""
+        path = self._entries.get(task_id)
+        return path is not None and path.exists()
+
+    def withdraw(self, task_id: str, generation: int | None = None) -> bool:
+        """Take an entry back. False when an agent holds the claim or has claimed ``generation`` (None: the entry's own)."""
         held = lock.acquire(self._layout.claim_lock(task_id))
         if held is None:
             return False
         with held:
             path = self._entries.get(task_id)
-            generation = _generation_of(path) if path is not None else None
+            if generation is None and path is not None:
+                generation = _generation_of(path)
             record = lock.read_record(self._layout.claim_record(task_id))
             if generation is not None and record is not None and record.generation >= generation:
                 return False

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from coordinator.kit.git import Git
     from coordinator.sdk.layout import Layout
 
+_SEEN = "landed_through"
+"""Fact: the tip up to which the ledger knows what landed. A ledger that is new or empty reads the whole history."""
+
 _UNJUDGED = (TaskState.VALIDATING, TaskState.LANDING)
 
 
@@ -50,13 +53,20 @@ class Recovery:
 
     async def remember_landed(self) -> None:
         """Read the trailers of the target branch; complete what landed while nobody wrote it down."""
-        landed = await self._git.landed(self._target)
+        tip = await self._git.resolve(f"refs/heads/{self._target}")
+        seen = self._ledger.read_fact(_SEEN) if len(self._ledger) else None
+        known = seen is not None and tip is not None and await self._is_before(seen, tip)
+        landed = await self._git.landed(f"refs/heads/{self._target}", since=seen if known else None)
         self._intake.landed.update(landed)
         with self._ledger.batch():
             for task_id, commit in landed.items():
                 entry = self._ledger.find(task_id)
                 if entry is not None and entry.commit != commit and not entry.task.schedule:
                     self._complete(entry, commit)
+            self._ledger.fact(_SEEN, tip)
+
+    async def _is_before(self, seen: str, tip: str) -> bool:
+        return await self._git.resolve(seen) is not None and await self._git.is_ancestor(seen, tip)
 
     def _complete(self, entry: LedgerEntry, commit: str) -> None:
         reason = f"found on {self._target} as {commit[:10]}"
@@ -78,7 +88,7 @@ class Recovery:
             record = sighting.look(self._layout, entry.task.id, entry.generation).record
             if record is not None and record.generation == entry.generation:
                 continue
-            if self._board.withdraw(entry.task.id):
+            if self._board.withdraw(entry.task.id, entry.generation):
                 reason = "was ready when the daemon stopped"
                 self._ledger.move(
                     entry.task.id,

@@ -16,7 +16,7 @@ from coordinator.fleet.ledger import FRESH
 from coordinator.policy import retry
 
 if TYPE_CHECKING:
-    from coordinator.domain.candidate import Settlement
+    from coordinator.domain.candidate import Candidate, Settlement
     from coordinator.domain.settings import Settings
     from coordinator.fleet.intake import Intake
     from coordinator.fleet.ledger import Ledger, LedgerEntry
@@ -44,7 +44,7 @@ class Settling:
             elif entry.state is not TaskState.LANDING:  # it was on the target before a cancel reached the lander
                 self._ledger.move(task_id, TaskState.PENDING, "had landed already")
             self._ledger.move(task_id, TaskState.COMPLETED, reason, **{**FRESH, "commit": settlement.commit})
-            self._close_attempt(entry, Ending.LANDED, reason)
+            self._close_attempt(task_id, entry.generation, Ending.LANDED, reason)
             self._bus.publish(
                 TaskLanded(
                     task=task_id,
@@ -71,9 +71,9 @@ class Settling:
         task_id, text = entry.task.id, f"{ending.replace('_', ' ')}: {reason}"
         changes = {"attempts": decision.attempts, "feedback": feedback or text}
         with self._ledger.batch():
-            self._close_attempt(entry, ending, reason)
+            self._close_attempt(task_id, entry.generation, ending, reason)
             if ending is Ending.CANCELLED:
-                self._ledger.move(task_id, TaskState.CANCELLED, reason, **changes)
+                self._ledger.move(task_id, TaskState.CANCELLED, reason, cancel="", **changes)
             elif entry.hold:
                 self._ledger.move(task_id, TaskState.HELD, f"held by the operator after {text}", hold=False, **changes)
             elif decision.again:
@@ -84,6 +84,10 @@ class Settling:
                 self._rearm(entry)
         self._intake.dependencies_changed()
 
+    def superseded(self, candidate: Candidate, reason: str) -> None:
+        """An old generation asked to land: its row says why it did not; the task, which has a new owner, is not touched."""
+        self._close_attempt(candidate.task.id, candidate.generation, Ending.STALE, reason)
+
     def _rearm(self, entry: LedgerEntry) -> None:
         """A task with a schedule is pending again until its next run."""
         if entry.task.schedule:
@@ -91,14 +95,14 @@ class Settling:
             reason = "waits for its next scheduled run"
             self._ledger.move(entry.task.id, TaskState.PENDING, reason, **{**FRESH, "not_before": due})
 
-    def _close_attempt(self, entry: LedgerEntry, ending: Ending, reason: str) -> None:
+    def _close_attempt(self, task_id: str, generation: int, ending: Ending, reason: str) -> None:
         row = self._ledger.record(
-            entry.task.id, entry.generation, ended_at=self._clock.now().isoformat(), ending=ending, reason=reason
+            task_id, generation, ended_at=self._clock.now().isoformat(), ending=ending, reason=reason
         )
         self._bus.publish(
             AttemptEnded(
-                task=entry.task.id,
-                generation=entry.generation,
+                task=task_id,
+                generation=generation,
                 ending=ending,
                 reason=reason,
                 agent=row.agent,

@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.domain.attempt import Ending
-from coordinator.domain.event import Noticed
 from coordinator.domain.task import ACTIVE, OWNED, TaskState, check_wish
 from coordinator.fleet import operate, sighting
-from coordinator.fleet.admission import Admission
-from coordinator.fleet.ready import Dispatch
+from coordinator.fleet.dispatcher import Dispatcher
 from coordinator.fleet.settling import Settling
 from coordinator.fleet.vigil import Vigil
 from coordinator.kit import files
-from coordinator.policy import dispatch
 
 if TYPE_CHECKING:
     from coordinator.domain.attempt import ClaimRecord
@@ -68,7 +65,9 @@ def _key(entry: LedgerEntry) -> _Key:
 class Steward:
     """A service; everything it needs is given to it."""
 
+    draining = False
     name = "steward"
+    _letting_go = False
 
     def __init__(
         self,
@@ -86,26 +85,30 @@ class Steward:
         settings: Settings,
     ) -> None:
         self._board = board
-        self._bus = bus
         self._clock = clock
         self._collector = collector
-        self._git = git
         self._intake = intake
         self._lander = lander
         self._layout = layout
         self._ledger = ledger
         self._pool = pool
         self._settings = settings
-        self._admission = Admission(layout.state, settings.fleet)
         self._collecting: dict[_Key, asyncio.Task[None]] = {}
-        self._letting_go = False
         self._stops: dict[_Key, _Stop] = {}
         self._settling = Settling(bus=bus, clock=clock, intake=intake, ledger=ledger, settings=settings)
         self._vigil = Vigil(settings.fleet, clock)
         self._wake = asyncio.Event()
-        self._wake_at: float | None = None
-        self.draining = False
-        self.refusal = ""
+        self._dispatcher = Dispatcher(
+            bus,
+            clock,
+            board=board,
+            git=git,
+            intake=intake,
+            lander=lander,
+            layout=layout,
+            ledger=ledger,
+            settings=settings,
+        )
 
     # -- the service ---------------------------------------------------------------------------------------------
 
@@ -135,8 +138,12 @@ class Steward:
         """Start nothing new; what is at work goes on."""
         self.draining = True
         for entry in self._ledger.in_state(TaskState.READY):
-            self._withdraw(entry, "draining: nothing new is started")
+            self._dispatcher.withdraw(entry, "draining: nothing new is started")
         self.wake()
+
+    def refusal(self) -> str:
+        """Why nothing is started at present; empty when nothing stands in the way."""
+        return self._dispatcher.refusal
 
     def at_work(self) -> int:
         """How many tasks are between claim and landing."""
@@ -150,15 +157,16 @@ class Steward:
             return False
         now = self._clock.now().timestamp()
         pending = self._ledger.in_state(TaskState.PENDING)
-        return all(entry.task.schedule and entry.not_before > now for entry in pending)
+        return all(self._dispatcher.is_hopeless(one) or (one.task.schedule and one.not_before > now) for one in pending)
 
     async def _turn(self) -> None:
         self._reap()
-        await self._intake.fold(self._drop, self._withdraw)
+        await self._intake.fold(self._drop, self._dispatcher.withdraw)
         self._see_claims()
         self._intake.recheck_dependencies()
-        await self._dispatch()
-        self._pool.want(self._hands_wanted())
+        if not self.draining:
+            await self._dispatcher.turn()
+        self._pool.want(self._dispatcher.hands_wanted())
 
     def _reap(self) -> None:
         """Take note of collections that are over; one that failed is the service's failure, and tried again after it."""
@@ -173,9 +181,9 @@ class Steward:
             return _LETTING_GO_S
         if self._ledger.count(*OWNED, TaskState.READY) or self._intake.behind:
             return _TURN_S
-        if self._wake_at is None:
+        if self._dispatcher.wake_at is None:
             return _IDLE_TURN_S
-        return min(max(self._wake_at - self._clock.now().timestamp(), 0.01), _IDLE_TURN_S)
+        return min(max(self._dispatcher.wake_at - self._clock.now().timestamp(), 0.01), _IDLE_TURN_S)
 
     async def _wake_on(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -195,6 +203,10 @@ class Steward:
             if record is not None and record.generation == entry.generation:
                 self._board.clear(entry.task.id)
                 self._note_claim(entry, record)
+            elif entry.cancel:
+                self._drop(entry, entry.cancel)
+            else:
+                self._dispatcher.mend(entry)
         for entry in self._ledger.in_state(*OWNED):
             if _key(entry) not in self._collecting:
                 self._see_attempt(entry)
@@ -225,6 +237,8 @@ class Steward:
         if entry.state is TaskState.CLAIMED and seen.doing == "running":
             holder = seen.record.agent if seen.record else "an agent"
             self._ledger.move(task_id, TaskState.RUNNING, f"{holder} is at work on it")
+        if entry.cancel and seen.record is not None and _key(entry) not in self._stops:
+            self._stop(entry, seen.record, Ending.CANCELLED, entry.cancel)
         condemned = self._vigil.judge(_key(entry), seen, timeout_s=self._intake.timeout_s(entry.task))
         if condemned is not None and seen.record is not None and _key(entry) not in self._stops:
             self._stop(entry, seen.record, condemned.ending, condemned.reason)
@@ -247,13 +261,18 @@ class Steward:
         current = self._ledger.get(task_id)
         if current.generation != generation or current.state not in OWNED:
             return
-        if stop is not None:
+        if current.cancel:
+            self._settling.ended(current, Ending.CANCELLED, current.cancel)
+        elif stop is not None:
             self._settling.ended(current, stop.ending, stop.reason, feedback=gathered.feedback)
         elif gathered.candidate is not None:
+            self._dispatcher.note_success(self._intake.role_of(entry.task))
+            if current.state is TaskState.CLAIMED:  # it was over before anybody looked
+                self._ledger.move(task_id, TaskState.RUNNING, "was at work on it")
             self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
             self._lander.submit(gathered.candidate)
         else:
-            ending = gathered.ending or Ending.CRASHED
+            ending = self._dispatcher.note_ending(current, gathered.ending or Ending.CRASHED, gathered.reason)
             self._settling.ended(current, ending, gathered.reason, feedback=gathered.feedback)
 
     def resubmit(self, candidate: Candidate) -> None:
@@ -262,114 +281,58 @@ class Steward:
 
     # -- what the lander says ------------------------------------------------------------------------------------
 
-    def still_current(self, candidate: Candidate) -> bool:
-        """The generation fence of landing: only the newest attempt of a task that still waits may land."""
-        entry = self._ledger.find(candidate.task.id)
-        if entry is None or entry.generation != candidate.generation:
-            return False
-        return entry.state in (TaskState.VALIDATING, TaskState.LANDING)
+    def superseded(self, candidate: Candidate) -> str:
+        """The fence of landing: why this attempt may not land (any more), with the newer owner's name; empty: it may."""
+        task_id, generation = candidate.task.id, candidate.generation
+        entry = self._ledger.find(task_id)
+        if entry is None:
+            return f"task {task_id} is not in the ledger"
+        record = sighting.look(self._layout, task_id, entry.generation).record
+        newest = max(entry.generation, record.generation if record is not None else 0)
+        if newest > generation:
+            owner = (
+                f"now it is {record.holder}" if record is not None and record.generation == newest else "it was retried"
+            )
+            return f"generation {generation} of {task_id} is over: {owner}"
+        if entry.state not in (TaskState.VALIDATING, TaskState.LANDING):
+            return f"task {task_id} is {entry.state} and waits for no landing"
+        return ""
 
     def on_stage(self, candidate: Candidate, state: TaskState) -> None:
         entry = self._ledger.get(candidate.task.id)
-        if self.still_current(candidate) and entry.state is not state:
+        if not self.superseded(candidate) and entry.state is not state:
             reason = "passed the gate, landing" if state is TaskState.LANDING else "waits for the gate"
             self._ledger.move(candidate.task.id, state, reason)
 
     def on_settled(self, settlement: Settlement) -> None:
         candidate = settlement.candidate
         entry = self._ledger.find(candidate.task.id)
-        if entry is None or (settlement.ending is not Ending.LANDED and not self.still_current(candidate)):
+        if entry is None:
             return
         if settlement.ending is Ending.LANDED:
             self._settling.landed(entry, settlement)
+        elif self.superseded(candidate):
+            self._settling.superseded(candidate, settlement.reason)
         else:
             self._settling.ended(entry, settlement.ending, settlement.reason, feedback=settlement.feedback)
         self.wake()
 
-    # -- dispatch ------------------------------------------------------------------------------------------------
-
-    async def _dispatch(self) -> None:
-        fleet = self._settings.fleet
-        room = max(fleet.agents * 2, 4) - self._ledger.count(TaskState.READY)
-        if self.draining or (room <= 0 and not self.refusal):
-            return
-        choice = dispatch.choose(
-            (self._intake.waiting(entry) for entry in self._ledger.in_state(TaskState.PENDING)),
-            [self._intake.waiting(entry) for entry in self._ledger.in_state(*ACTIVE)],
-            now=self._clock.now().timestamp(),
-            refusal=self._refuse(),
-            role_slots=self._intake.role_slots(),
-            room=room,
-        )
-        self._wake_at = choice.wake_at
-        for task_id, cause in choice.causes[:100]:
-            self._ledger.note(task_id, reason=cause)
-        if choice.ready:
-            await self._publish(choice.ready)
-
-    async def _publish(self, task_ids: tuple[str, ...]) -> None:
-        base = await self._git.resolve(self._settings.land.target)
-        if base is None:
-            self._bus.publish(Noticed(subject="target", message=f"branch {self._settings.land.target} is gone"))
-            return
-        dispatches = []
-        for task_id in task_ids:
-            entry = self._ledger.get(task_id)
-            generation = self._intake.next_generation(entry)
-            self._ledger.move(
-                task_id, TaskState.READY, "waits for an agent to claim it", generation=generation, tries=entry.tries + 1
-            )
-            self._ledger.record(task_id, generation, base=base, role=self._intake.role_of(entry.task))
-            card = self._intake.card_of(entry.task)
-            dispatches.append(
-                Dispatch(task=entry.task, card=card, generation=generation, base=base, feedback=entry.feedback)
-            )
-        await self._board.publish(dispatches)
-
-    def _refuse(self) -> str:
-        """Why nothing may be started now; said once when it begins and once when it ends."""
-        broken = self._lander.broken()
-        refusal = f"the gate is broken: {broken}" if broken else self._admission.refusal()
-        if refusal != self.refusal:
-            self._bus.publish(Noticed(subject="dispatch", message=refusal or "dispatch goes on"))
-            self._ledger.fact("refusal", refusal)
-        self.refusal = refusal
-        return refusal
-
-    def _hands_wanted(self) -> int:
-        """Agent processes of ours that have something to do."""
-        entries = self._ledger.in_state(TaskState.READY, *OWNED)
-        return min(sum(not self._intake.external(entry) for entry in entries), self._settings.fleet.agents)
-
     # -- what people want ----------------------------------------------------------------------------------------
 
-    def _withdraw(self, entry: LedgerEntry, reason: str) -> bool:
-        if not self._board.withdraw(entry.task.id):
-            return False
-        self._ledger.move(
-            entry.task.id, TaskState.PENDING, reason, generation=entry.generation - 1, tries=max(entry.tries - 1, 0)
-        )
-        return True
-
     def _drop(self, entry: LedgerEntry, reason: str) -> None:
-        """Cancel a task in whatever state it is."""
+        """Cancel a task in whatever state it is; one that an agent has is stopped first, in this turn or a later one."""
         task_id = entry.task.id
-        if entry.state is TaskState.READY and self._withdraw(entry, reason):
+        if entry.state is TaskState.READY and self._dispatcher.withdraw(entry, reason):
             entry = self._ledger.get(task_id)
         if entry.state in OWNED or entry.state is TaskState.READY:
-            record = sighting.look(self._layout, task_id, entry.generation).record
-            if record is not None and record.generation == entry.generation:
-                if entry.state is TaskState.READY:
-                    self._board.clear(task_id)
-                    self._note_claim(entry, record)
-                self._stop(self._ledger.get(task_id), record, Ending.CANCELLED, reason)
-            return
-        if entry.state in (TaskState.VALIDATING, TaskState.LANDING):
+            self._ledger.note(task_id, cancel=reason)
+            self.wake()
+        elif entry.state in (TaskState.VALIDATING, TaskState.LANDING):
             self._lander.withdraw(task_id)
             self._settling.ended(entry, Ending.CANCELLED, reason)
-            return
-        self._ledger.move(task_id, TaskState.CANCELLED, reason)
-        self._intake.dependencies_changed()
+        elif entry.state is not TaskState.CANCELLED:
+            self._ledger.move(task_id, TaskState.CANCELLED, reason)
+            self._intake.dependencies_changed()
 
     async def cancel(self, task_id: str, reason: str) -> None:
         """Stop it if it runs, and never start it again unless a person retries it."""
@@ -380,7 +343,7 @@ class Steward:
         """Start no further attempt. One that is at work goes on and may land."""
         entry = self._ledger.get(task_id)
         check_wish(task_id, "hold", entry.state)
-        if entry.state is TaskState.READY and self._withdraw(entry, reason):
+        if entry.state is TaskState.READY and self._dispatcher.withdraw(entry, reason):
             entry = self._ledger.get(task_id)
         if entry.state in ACTIVE:
             self._ledger.note(task_id, hold=True)

@@ -175,18 +175,17 @@ class Git(GitCommand):
         return {name: commit for commit, name in pairs}
 
     async def landed(self, target: str, *, since: str | None = None) -> dict[str, str]:
-        """Task id → the newest commit on ``target``'s first-parent history whose trailers name it.
+        """Task id → the newest commit in ``target``'s history (after ``since``) whose trailers name it.
 
-        Only the last ``Coordinator-Task`` of a message counts: it is the one the lander wrote.
+        All parents are followed: a person who merges the target into their branch, and is followed by the target, makes
+        it the second one. Only the last ``Coordinator-Task`` of a message counts: it is the one the lander wrote.
         """
         tip = await self.resolve(target)
         if tip is None:
             return {}
         form = "%H%x01%(trailers:key=Coordinator-Task,valueonly,separator=%x02)"
         span = f"{since}..{tip}" if since else tip
-        output = await self.run(
-            "log", "-z", "--first-parent", "--grep=^Coordinator-Task:", f"--format={form}", span, "--"
-        )
+        output = await self.run("log", "-z", "--grep=^Coordinator-Task:", f"--format={form}", span, "--")
         found: dict[str, str] = {}
         for record in output.stdout.decode(errors="replace").split("\0"):
             commit, _, trailers = record.partition("\1")

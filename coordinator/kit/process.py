@@ -359,6 +359,19 @@ def free_disk(path: Path) -> int:
     return psutil.disk_usage(str(path)).free
 
 
+def free_inodes(path: Path) -> int | None:
+    """Files and folders that may still be made on the disk of ``path``; None where the file system does not count them."""
+    found = os.statvfs(path)
+    return found.f_favail if found.f_files else None
+
+
+def free_memory() -> int:
+    """Bytes that new processes can use without anybody being pushed out."""
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
 def _descendants() -> frozenset[Member]:
     """Ours before an exclusive run; orphans of an earlier one that ended too late to be reaped with it are reaped now."""
     table = process_table.rows()

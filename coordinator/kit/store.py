@@ -24,7 +24,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE TABLE tasks (
         id TEXT PRIMARY KEY, state TEXT NOT NULL, priority INTEGER NOT NULL, title TEXT NOT NULL, role TEXT NOT NULL,
         reason TEXT NOT NULL DEFAULT '', generation INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
-        tries INTEGER NOT NULL DEFAULT 0, hold INTEGER NOT NULL DEFAULT 0,
+        tries INTEGER NOT NULL DEFAULT 0, hold INTEGER NOT NULL DEFAULT 0, cancel TEXT NOT NULL DEFAULT '',
         not_before REAL NOT NULL DEFAULT 0, file TEXT NOT NULL, line INTEGER NOT NULL, digest TEXT NOT NULL,
         definition TEXT NOT NULL, commit_hash TEXT NOT NULL DEFAULT '', feedback TEXT NOT NULL DEFAULT '',
         created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
@@ -90,16 +90,16 @@ QUERIES: Final[Mapping[str, str]] = {
     "problems_clear": "DELETE FROM problems",
     "task_get": "SELECT * FROM tasks WHERE id = :id",
     "task_put": """
-        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, tries, hold, not_before, file,
-                           line, digest, definition, commit_hash, feedback, created_at, updated_at)
-        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :tries, :hold, :not_before, :file,
-                :line, :digest, :definition, :commit_hash, :feedback, :created_at, :updated_at)
+        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, tries, hold, cancel,
+                           not_before, file, line, digest, definition, commit_hash, feedback, created_at, updated_at)
+        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :tries, :hold, :cancel,
+                :not_before, :file, :line, :digest, :definition, :commit_hash, :feedback, :created_at, :updated_at)
         ON CONFLICT (id) DO UPDATE SET state = excluded.state, priority = excluded.priority, title = excluded.title,
             role = excluded.role, reason = excluded.reason, generation = excluded.generation,
             attempts = excluded.attempts,
-            tries = excluded.tries, hold = excluded.hold, not_before = excluded.not_before, file = excluded.file,
-            line = excluded.line, digest = excluded.digest, definition = excluded.definition,
-            commit_hash = excluded.commit_hash, feedback = excluded.feedback,
+            tries = excluded.tries, hold = excluded.hold, cancel = excluded.cancel,
+            not_before = excluded.not_before, file = excluded.file, line = excluded.line, digest = excluded.digest,
+            definition = excluded.definition, commit_hash = excluded.commit_hash, feedback = excluded.feedback,
             updated_at = excluded.updated_at""",
     "task_states": "SELECT id, state FROM tasks WHERE id >= :low AND id < :high",
     "tasks": "SELECT * FROM tasks ORDER BY priority, id",

@@ -17,16 +17,24 @@ _MESSAGE_LIMIT: Final = 20_000
 _NAMES_SHOWN: Final = 30
 _OURS: Final = re.compile(r"^\s*Coordinator-\S*\s*[:=].*$", re.IGNORECASE | re.MULTILINE)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_TRAILER_LIMIT: Final = 160
 
 
-def commit_message(candidate: Candidate) -> str:
-    """The agent's own words, else the task's headline, and the trailers in a paragraph of their own."""
+def commit_message(candidate: Candidate, *, untested: str = "") -> str:
+    """The agent's own words, else the task's headline, and the trailers in a paragraph of their own.
+
+    ``untested`` says which of the project's tests could not be run on it, and why.
+    """
     text = candidate.message[:_MESSAGE_LIMIT].replace("\r\n", "\n")
     text = _OURS.sub("", _CONTROL.sub("", text)).strip()
     subject = text or _CONTROL.sub("", _OURS.sub("", candidate.task.headline)).strip() or candidate.task.id
     trailers = (
         f"Coordinator-Task: {candidate.task.id}\nCoordinator-Attempt: {candidate.task.id}/{candidate.generation}\n"
     )
+    if untested:
+        why = " ".join("".join(c if c.isprintable() else " " for c in untested).split())
+        cut = why if len(why) <= _TRAILER_LIMIT else f"{why[: _TRAILER_LIMIT - 1]}…"
+        trailers += f"Coordinator-Untested: {cut}\n"
     return f"{subject}\n\n{trailers}"
 
 

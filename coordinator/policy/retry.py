@@ -13,8 +13,9 @@ from coordinator.domain.attempt import Ending
 LONGEST_PAUSE_S: Final = 300.0
 """Cap of the exponential back-off; longer pauses only hide a task that needs a person."""
 
-UNCHARGED: Final = frozenset({Ending.CONFLICT, Ending.STALE, Ending.STOPPED})
-"""Endings that are nobody's fault: the target moved, another owner took over, a person stopped the run. (A gate
+UNCHARGED: Final = frozenset({Ending.CONFLICT, Ending.STALE, Ending.STOPPED, Ending.UNAVAILABLE})
+"""Endings that are nobody's fault: the target moved, another owner took over, a person stopped the run, what the agent
+needs was not there (exit code 75, or its role is being probed). (A gate
 that cannot look ends no attempt: it waits in the line.)"""
 
 UNCHARGED_FACTOR: Final = 5

@@ -1,7 +1,8 @@
 """The gate's word, computed from what each check said about the target and about the merged tree.
 
 Owns one invariant: it is *passed* only when every check looked at both trees and none names anything new; what
-could not be looked at is *broken*, unless the target's own run shows that the change broke it. Runs nothing itself.
+could not be looked at is *broken*, unless the target's own run shows that the change broke it; what passed without the
+project's tests says so. Runs nothing itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Verdict, VerdictKind
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
 from coordinator.policy.change import name_some
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 ENDLESS_FACTOR: Final = 2.0
 """A check that is over its time limit is the change's doing when the target needs less than the limit divided by this."""
+
+
+SAFE_ROLES: Final = frozenset({"autofix"})
+"""Roles whose work may land untested: they apply only what the tool that found the fault calls a safe fix."""
+
+UNTESTED_REMEDY: Final = (
+    "make a .venv with its dependencies, set [gate] python or commands, "
+    'or accept the risk with [gate] untested = "land"'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +82,7 @@ def judge(
         return Verdict(
             kind=VerdictKind.BROKEN,
             broken_check=check,
-            broken_task=task,
+            broken_tasks=(task,) if task else (),
             reason=f"{check} could not run: {outcome.reason or 'no reason given'}",
             excerpt=outcome.excerpt,
             notes=notes,
@@ -94,6 +104,25 @@ def judge(
         notes=tuple(opinion.notes),
         reason="; ".join(opinion.reasons) or _praise(len(pairs), len(accepts)),
         took_s=took_s,
+    )
+
+
+def without_tests(verdict: Verdict, missing: Sequence[Unavailable], roles: Mapping[str, str], *, land: bool) -> Verdict:
+    """The word on a tree whose project has tests (``missing``) that could not be run. ``roles`` maps task to role.
+
+    What failed stays failed. What passed is marked; unless ``land``, only tasks of ``SAFE_ROLES`` pass.
+    """
+    why = "; ".join(f"{one.check} ({one.reason})" for one in missing)
+    waiting = () if land else tuple(task for task, role in roles.items() if role not in SAFE_ROLES)
+    if verdict.kind is not VerdictKind.PASSED or not missing or not waiting:
+        return replace(verdict, untested=why)
+    return replace(
+        verdict,
+        kind=VerdictKind.BROKEN,
+        broken_check=missing[0].check,
+        broken_tasks=waiting,
+        reason=f"the project's tests cannot be run: {why}; {UNTESTED_REMEDY}",
+        untested=why,
     )
 
 
@@ -166,7 +195,9 @@ def confirmed(pair: Pair, second: CheckOutcome, renamed: Mapping[str, str] | Non
     failed = bool(both) or (nameless and first.status is second.status is CheckStatus.FAILED)
     flaky = new_failures(pair, renamed) - (second.failures or (frozenset({second.check}) if failed else frozenset()))
     status = CheckStatus.FAILED if failed else CheckStatus.PASSED
-    merged = replace(second, status=status, failures=both, seen=first.seen | second.seen, excerpt=first.excerpt)
+    none_ran = second.none_ran if first.none_ran else ""
+    seen = first.seen | second.seen
+    merged = replace(second, status=status, failures=both, none_ran=none_ran, seen=seen, excerpt=first.excerpt)
     return replace(pair, merged=merged, flaky=flaky)
 
 
@@ -217,5 +248,11 @@ def _weigh(pair: Pair, renamed: Mapping[str, str], opinion: _Opinion) -> None:
     known = merged.failures & moved(pair.baseline.failures, renamed)
     if known:
         opinion.notes.append(f"{check}: {len(known)} known failure{'s' * (len(known) != 1)} on the target as well")
+        whole = {name for name in known if check == "pytest" and "::" not in name}
+        if whole:
+            plural = f"{len(whole)} test files" if len(whole) != 1 else "one test file"
+            opinion.notes.append(f"{check}: {plural} cannot be imported, nothing in there was tested")
+        if merged.seen and merged.seen <= merged.failures:
+            opinion.notes.append(f"{check}: every test fails on the target as well: it proves little")
     elif merged.status is CheckStatus.FAILED and not merged.failures and not fresh and not pair.flaky:
         opinion.notes.append(f"{check} fails on the target as well and does not say where: it proves nothing")

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.api.phrase import phrase
 from coordinator.api.verbs_fleet import event_from
+from coordinator.api.view import WARN
 from coordinator.domain import event as happened
 from coordinator.domain.task import TaskState
 
@@ -66,3 +67,18 @@ def test_trouble_is_loud() -> None:
     assert _changed("pending", "completed") == "completed"
     broke = phrase(happened.GateBroke(command="pytest", reason="not found"))
     assert broke.level == logging.ERROR
+
+
+def test_untested_work_is_told_when_it_passes_and_when_it_lands() -> None:
+    judged = phrase(
+        happened.GateJudged(tasks=("a",), took_s=1, verdict="passed", untested="pytest (absent)", notes=("n",))
+    )
+    assert (judged.level, judged.style) == (logging.INFO, WARN)
+    assert judged.text.endswith("untested: pytest (absent); n")
+    assert phrase(happened.GateJudged(tasks=("a",), took_s=1, verdict="passed", notes=("n",))).level == logging.DEBUG
+    landed = happened.TaskLanded(
+        task="a", commit="c" * 40, files=("x",), generation=1, target="t", untested="pytest (absent)"
+    )
+    assert phrase(landed).text.endswith("untested: pytest (absent)")
+    parked = phrase(happened.GateBroke(command="pytest", reason="r", tasks=("a", "b")))
+    assert (parked.text, parked.level) == ("2 tasks cannot land yet: r", logging.ERROR)

@@ -77,3 +77,32 @@ def test_a_gate_that_stayed_broken_is_said_and_one_that_mended_is_not() -> None:
     broke = happened.GateBroke(command="pytest", reason="not found")
     assert "The gate is broken, nothing lands: pytest: not found" in _run(broke)[1]
     assert "broken" not in _run(broke, happened.GateMended(stopped_s=3))[1]
+
+
+def _landed(task: str, **more: str) -> happened.TaskLanded:
+    return happened.TaskLanded(task=task, commit="c" * 40, files=("x.py",), generation=1, target="t", **more)
+
+
+def test_what_landed_untested_is_one_warning_with_a_remedy() -> None:
+    why = "pytest (pytest is not installed for /somewhere/.venv/bin/python)"
+    judged = happened.GateJudged(tasks=("a", "b"), took_s=1, verdict="passed", untested=why)
+    data, text = _run(judged, _landed("a"), _landed("b"), _landed("c", untested=why), _landed("d"))
+    assert [bool(row["untested"]) for row in data["landed"]] == [True, True, True, False]
+    assert text.count("untested") == 1
+    assert "3 of them untested: pytest" in text
+    assert "make a .venv" in " ".join(text.split())
+    again = happened.GateJudged(tasks=("a",), took_s=1, verdict="passed")
+    assert "untested" not in _run(judged, again, _landed("a"))[1]
+
+
+def test_who_waits_beside_the_line_is_told_and_the_gate_is_not_called_broken() -> None:
+    broke = happened.GateBroke(command="pytest", reason="the project's tests cannot be run", tasks=("a", "b"))
+    data, text = _run(broke)
+    assert [row["task"] for row in data["gate_parked"]] == ["a", "b"]
+    assert data["gate_broken"] == ""
+    assert "2 tasks done, but not landed: the project's tests cannot be run" in " ".join(text.split())
+    moved = [
+        happened.TaskChanged(task=task, old="validating", new=new, reason="r", generation=1)
+        for task, new in (("a", "completed"), ("b", "cancelled"))
+    ]
+    assert _run(broke, *moved)[0]["gate_parked"] == []

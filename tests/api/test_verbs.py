@@ -64,7 +64,7 @@ KEYS = {
         "at_work", "daemon", "findings", "gate", "next", "problems", "refusal", "repository", "stuck", "target",
         "tasks", "version",
     },
-    "explain": {"attempts", "commit", "feedback", "file", "history", "id", "landed", "line", "reason", "sentence", "state", "title"},
+    "explain": {"attempts", "commit", "feedback", "file", "history", "id", "judged", "landed", "line", "reason", "sentence", "state", "title"},
     "tasks show": {
         "attempts", "commit", "created_at", "definition", "feedback", "file", "generation", "id", "line", "priority",
         "reason", "role", "state", "title", "updated_at",
@@ -251,3 +251,54 @@ async def test_a_race_is_run_and_bad_numbers_are_refused(place: Place) -> None:
     assert (reply.data["passed"], reply.data["claimed"], reply.data["doubles"]) == (True, 4, 0)
     with pytest.raises(BadInput, match="--processes"):
         await ask(place, "race", processes=0)
+
+
+async def test_tests_that_do_not_run_are_told_by_status_and_doctor(place: Place) -> None:
+    root = place.desk.root
+    assert "the project has no tests" in shown(place, "status", await ask(place, "status"))
+    (root / "test_a.py").write_text("import numpy\n")
+    assert "no tests" not in shown(place, "status", await ask(place, "status"))
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "python").touch()
+    (root / ".venv" / "lib" / "python3.12" / "site-packages").mkdir(parents=True)
+    reply = await ask(place, "status")
+    assert [one["check"] for one in reply.data["gate"]["untested"]] == ["pytest"]
+    text = " ".join(shown(place, "status", reply).split())
+    assert "tests cannot be run (pytest: pytest is not installed" in text
+    assert "only autofix lands" in text
+    told = await ask(place, "doctor")
+    (row,) = [row for row in told.data["checks"] if row["check"] == "tests"]
+    assert row["status"] == "warn"
+    assert row["remedy"].endswith("pip install pytest")
+
+
+async def test_what_the_gate_found_out_by_running_the_tests_is_told_later(place: Place) -> None:
+    (place.desk.root / "test_a.py").write_text("import numpy\n")
+    record = [
+        {"check": "pytest", "reason": "no test ran: no numpy", "remedy": "install"},
+        {"check": "gone", "reason": "", "remedy": ""},
+    ]
+    place.ledger.fact("gate:untested", record)
+    assert [one["reason"] for one in (await ask(place, "status")).data["gate"]["untested"]] == ["no test ran: no numpy"]
+    for garbage in (None, 3, {}, [1], [{}]):
+        place.ledger.fact("gate:untested", garbage)
+        assert (await ask(place, "status")).data["gate"]["untested"] == []
+
+
+async def test_the_gates_last_word_is_part_of_the_story(place: Place) -> None:
+    add(place, "a", *WORKING, TaskState.VALIDATING)
+    rows = [
+        {"tasks": ["a"], "verdict": "passed", "reason": "", "took_s": 1, "notes": [], "untested": ""},
+        {"tasks": ["b", "a"], "verdict": "broken", "reason": "the tests cannot be run", "took_s": 1, "notes": ["n"]},
+        {"tasks": ["b"], "verdict": "failed", "reason": "x", "took_s": 1},
+    ]
+    for row in rows:
+        data = json.dumps(row)
+        place.ledger._store.execute(
+            "journal_add", at="2026-01-01T00:00:00+00:00", kind="gate_judged", task=None, data=data
+        )
+    reply = await ask(place, "explain", task="a")
+    assert "the gate could not judge it, the tests cannot be run." in reply.data["sentence"]
+    text = shown(place, "explain", reply)
+    assert "Gate: broken: the tests cannot be run" in text
+    assert "- n" in text

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.checks.inroads import Inroads
+from coordinator.checks.origins import Borders
 from coordinator.checks.pytest import NOTHING_COLLECTED, PytestCheck, has_configuration
 from coordinator.checks.tool import Surroundings
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus
@@ -29,11 +31,19 @@ def test_error(broken): pass
 """
 
 
-async def run(tree: Path, tmp_path: Path, *, python: str = sys.executable, timeout_s: float = 60.0) -> CheckOutcome:
+async def run(
+    tree: Path,
+    tmp_path: Path,
+    *,
+    checkout: Path | None = None,
+    python: str = sys.executable,
+    timeout_s: float = 60.0,
+) -> CheckOutcome:
     scratch = tmp_path / f"scratch-{len(list(tmp_path.iterdir()))}"
     scratch.mkdir()
     surroundings = Surroundings(
-        gate=GateSettings(env=("PYTEST_DISABLE_PLUGIN_AUTOLOAD",), timeout_s=timeout_s, memory_bytes=0)
+        checkout=checkout,
+        gate=GateSettings(env=("PYTEST_DISABLE_PLUGIN_AUTOLOAD",), timeout_s=timeout_s, memory_bytes=0),
     )
     check = PytestCheck(python=Path(python), identity="x", required=True, surroundings=surroundings)
     return await check.run(tree, scratch)
@@ -140,3 +150,47 @@ async def test_a_failure_that_no_test_owns_is_nameless(tree: Path, tmp_path: Pat
 def test_own_configuration(tmp_path: Path, name: str, text: str, expected: bool) -> None:
     (tmp_path / name).write_text(text)
     assert has_configuration(tmp_path) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import nowhere\ndef test_a(): pass\n", "the test file could not be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        ("import pytest\n@pytest.mark.skip\ndef test_a(): pass\n", "all of them were skipped"),
+        ("def test_a(): pass\n", ""),
+    ],
+)  # fmt: skip
+async def test_why_no_test_ran(tree: Path, tmp_path: Path, text: str, why: str) -> None:
+    (tree / "tests" / "test_a.py").write_text(text)
+    assert (await run(tree, tmp_path)).none_ran == why
+
+
+async def test_a_module_from_the_checkout_breaks_the_run(tree: Path, tmp_path: Path) -> None:
+    """Whichever way it came in: here the test itself goes and gets it."""
+    checkout = tmp_path / "checkout"
+    (checkout / "lib").mkdir(parents=True)
+    (checkout / "lib" / "user_module.py").write_text("")
+    text = "import sys\nsys.path.append({!r})\nimport user_module\n\ndef test_a(): pass\n"
+    (tree / "tests" / "test_a.py").write_text(text.format(str(checkout / "lib")))
+    assert (await run(tree, tmp_path)).status is CheckStatus.PASSED
+    outcome = await run(tree, tmp_path, checkout=checkout)
+    assert (outcome.status, outcome.broken_by) == (CheckStatus.BROKEN, BrokenBy.TREE)
+    assert outcome.reason.startswith("tests import user_module from the checkout (")
+    inside = tmp_path / "inside"  # the trees of the gate lie below the checkout and are not it
+    tree.rename(inside)
+    (inside / "tests" / "test_a.py").write_text("import sys\nsys.path.append('lib')\n\ndef test_a(): pass\n")
+    assert (await run(inside, tmp_path, checkout=tmp_path)).status is CheckStatus.PASSED
+
+
+def test_without_a_note_nobody_knows_what_was_tested(tree: Path, tmp_path: Path) -> None:
+    borders = Borders(checkout=tmp_path, inroads=Inroads(), scratch=tmp_path / "s", tree=tree)
+    assert "no note" in borders.complaint(tmp_path)
+    (tmp_path / "notes-1.json").write_text("[")
+    assert "no note" in borders.complaint(tmp_path)
+
+
+async def test_modules_may_be_anything(tree: Path, tmp_path: Path) -> None:
+    text = "import sys\nclass Odd:\n    def __getattr__(self, name): raise RuntimeError(name)\nsys.modules['odd'] = Odd()\nsys.modules['none'] = None\n"
+    (tree / "tests" / "test_a.py").write_text(f"{text}\ndef test_a(): pass\n")
+    outcome = await run(tree, tmp_path, checkout=tmp_path / "elsewhere")
+    assert outcome.status is CheckStatus.PASSED, outcome.excerpt

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shlex
+import sys
 import tempfile
 from pathlib import Path
 
@@ -102,3 +104,19 @@ def test_tail(tmp_path: Path) -> None:
     path.write_bytes(b"a" * 5000 + b"\xff\0end")
     assert read_tail(path).endswith("��end")
     assert len(read_tail(path)) <= 4096
+
+
+async def test_a_check_that_grows_too_large_is_stopped_and_address_space_is_no_memory(tmp_path: Path) -> None:
+    gate = GateSettings(timeout_s=60.0, memory_bytes=200 * 2**20)
+    reserve = "import mmap; m = mmap.mmap(-1, 64 * 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)"
+    use = "x = bytearray(300 * 2**20); x[::4096] = b'x' * len(x[::4096]); import time; time.sleep(50)"
+    for name, code, status in (("reserve", reserve, CheckStatus.PASSED), ("use", use, CheckStatus.BROKEN)):
+        scratch = tmp_path / name
+        scratch.mkdir()
+        command = f"{sys.executable} -c {shlex.quote(code)} & wait $!"  # what counts is the whole tree of processes
+        surroundings = Surroundings(gate=gate)
+        outcome = await run_command(command, name="c", tree=scratch, scratch=scratch, surroundings=surroundings)
+        assert outcome.status is status, outcome
+    assert outcome.broken_by is BrokenBy.TREE
+    assert "more than 200 MiB of memory" in outcome.reason
+    assert outcome.took_s < 40

@@ -45,6 +45,7 @@ def candidate(
     generation: int = 1,
     message: str = "",
     paths: tuple[str, ...] = (),
+    role: str = "",
 ) -> Candidate:
     """A candidate whose attempt started at ``base`` and left ``files`` changed."""
     return Candidate(
@@ -53,5 +54,5 @@ def candidate(
         commit=work(repository, base, files),
         generation=generation,
         message=message,
-        task=Task(id=task, prompt=f"do {task}", accept=accept, paths=paths, title=f"Do {task}"),
+        task=Task(id=task, prompt=f"do {task}", accept=accept, paths=paths, role=role, title=f"Do {task}"),
     )

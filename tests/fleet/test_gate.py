@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+import venv
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +25,6 @@ from tests.fleet.candidates import work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from coordinator.domain.event import Published
     from coordinator.sdk.layout import Layout
@@ -65,8 +68,8 @@ def head(repository: Path) -> str:
     return git(repository, "rev-parse", "HEAD")
 
 
-def task(*accept: str, id: str = "one") -> Task:  # noqa: A002
-    return Task(id=id, prompt="p", accept=accept)
+def task(*accept: str, id: str = "one", role: str = "") -> Task:  # noqa: A002
+    return Task(id=id, prompt="p", accept=accept, role=role)
 
 
 async def judge(gate: Gate, repository: Path, head: str, files: dict[str, str | None], *accept: str) -> Verdict:
@@ -117,7 +120,7 @@ async def test_accept_commands_run_on_the_merged_tree(make: Callable[..., Gate],
     assert failed.new_failures == ("echo nope; test -f other.txt",)
     assert failed.excerpt == "nope\n"
     broken = await judge(gate, repository, head, files, "no-such-tool")
-    assert (broken.kind, broken.broken_task) == (VerdictKind.BROKEN, "one")
+    assert (broken.kind, broken.broken_tasks) == (VerdictKind.BROKEN, ("one",))
     missing = await judge(gate, repository, head, files, "./promised-script")
     assert missing.kind is VerdictKind.FAILED
 
@@ -137,7 +140,7 @@ async def test_a_command_that_cannot_run_is_broken_and_nobody_is_charged(
     verdict = await judge(make(commands=("no-such-tool --check",)), repository, head, {"a": "b\n"})
     assert verdict.kind is VerdictKind.BROKEN
     assert verdict.broken_check == "no-such-tool --check"
-    assert verdict.broken_task == ""
+    assert verdict.broken_tasks == ()
     assert "not found" in verdict.reason
     (published,) = events
     assert isinstance(published.event, GateJudged)
@@ -212,13 +215,187 @@ async def test_our_own_offers_are_set_aside_when_they_cannot_look(
     base = work(repository, head, {"conftest.py": "import not_installed_here\n"})
     gate = make()
     assert [check.name for check in (await gate.plan(base)).checks] == ["ruff", "pytest"]
-    verdict = await gate.judge(base, work(repository, base, {"shop/more.py": "X = 1\n"}), [task()])
+    verdict = await gate.judge(base, work(repository, base, {"shop/more.py": "X = 1\n"}), [task(role="autofix")])
     assert verdict.kind is VerdictKind.PASSED
+    assert "No module named 'not_installed_here'" in verdict.untested
     plan = await gate.plan(base)
     assert [check.name for check in plan.checks] == ["ruff"]
     assert [missing.check for missing in plan.unavailable] == ["pytest"]
     required = await make(python=sys.executable).judge(base, work(repository, base, {"b.txt": "x"}), [task()])
     assert (required.kind, required.broken_check) == (VerdictKind.BROKEN, "pytest")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import not_installed_here\n\n\ndef test_a():\n    pass\n", "No module named 'not_installed_here'"),
+        ("import pytest\n\n\n@pytest.mark.skip\ndef test_a():\n    pass\n", "all of them were skipped"),
+    ],
+)
+async def test_a_target_of_which_no_test_ran_is_no_target_to_compare_with(
+    make: Callable[..., Gate], repository: Path, head: str, text: str, why: str
+) -> None:
+    """The tests of both trees fail in the same way before any of them has run: that proves nothing."""
+    base = work(repository, head, {"tests/test_price.py": text})
+    bad = work(repository, base, {"shop/price.py": PRICE.format("net")})
+    required = await make(python=sys.executable).judge(base, bad, [task(role="autofix")])
+    assert (required.kind, required.broken_check, required.broken_tasks) == (VerdictKind.BROKEN, "pytest", ())
+    assert why in required.reason
+    offered = await make().judge(base, bad, [task(role="autofix")])
+    assert offered.kind is VerdictKind.PASSED
+    assert why in offered.untested
+    both = [task(id="a", role="autofix"), task(id="b", role="command")]
+    stopped = await make().judge(base, bad, both)
+    assert (stopped.kind, stopped.broken_tasks) == (VerdictKind.BROKEN, ("b",))
+    assert why in stopped.reason
+    assert '[gate] untested = "land"' in stopped.reason
+    assert (await make(untested="land").judge(base, bad, both)).kind is VerdictKind.PASSED
+
+
+async def test_what_is_wrong_is_refused_also_when_the_tests_cannot_run(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    base = work(repository, head, {"conftest.py": "import not_installed_here\n"})
+    gate = make()
+    verdict = await judge(gate, repository, base, {"shop/new.py": "import os\n"})
+    assert verdict.kind is VerdictKind.FAILED
+    assert (await judge(gate, repository, base, {"a.txt": "x\n"}, "false")).kind is VerdictKind.FAILED
+
+
+async def test_what_was_missing_is_looked_for_again(
+    make: Callable[..., Gate], repository: Path, head: str, layout: Layout
+) -> None:
+    """A parked task lands when its owner makes an environment, without a restart and with the same target."""
+    python = environment(repository)
+    gate = make()
+    change = work(repository, head, {"shop/more.py": "X = 1\n"})
+    stopped = await gate.judge(head, change, [task()])
+    assert (stopped.kind, stopped.broken_tasks) == (VerdictKind.BROKEN, ("one",))
+    assert "pytest is not installed" in stopped.reason
+    install_pytest(python)
+    verdict = await gate.judge(head, change, [task()])
+    assert (verdict.kind, verdict.untested) == (VerdictKind.PASSED, "")
+    assert (await judge(gate, repository, head, {"shop/price.py": PRICE.format("net")})).kind is VerdictKind.FAILED
+
+
+async def test_no_tests_at_all_is_not_untested(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    base = work(repository, head, {"tests/test_price.py": "VALUE = 1\n"})  # looks like tests and holds none
+    for python in ("", sys.executable):
+        gate = make(python=python)
+        verdict = await gate.judge(base, work(repository, base, {"a.txt": "x\n"}), [task()])
+        assert (verdict.kind, verdict.untested) == (VerdictKind.PASSED, "")
+        first = work(repository, base, {"tests/test_price.py": "def test_a():\n    assert 0\n"})
+        assert (await gate.judge(base, first, [task()])).kind is VerdictKind.FAILED
+
+
+async def test_first_tests_that_all_skip_are_refused(make: Callable[..., Gate], repository: Path, head: str) -> None:
+    """They would leave a target of which nothing can be said, and a line that stands for everybody."""
+    base = work(repository, head, {"tests/test_price.py": None})
+    skips = "import pytest\n\n\n@pytest.mark.skip\ndef test_a():\n    pass\n"
+    verdict = await judge(make(python=sys.executable), repository, base, {"test_new.py": skips})
+    assert verdict.kind is VerdictKind.FAILED
+
+
+# -- the merged tree is what is tested, wherever the environment leads ---------------------------------------------------
+
+PYTHON_FOLDER = {
+    "shop/__init__.py": None,
+    "shop/price.py": None,
+    "python/shop/__init__.py": "",
+    "python/shop/price.py": PRICE.format("round(net * (1 + tax), 2)"),
+}
+"""The package in a folder that no rule of thumb knows."""
+
+FINDER = """
+import sys
+from importlib.util import spec_from_file_location
+MAPPING: dict[str, str] = {{'shop': '{package}'}}
+class Finder:
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname in MAPPING:
+            return spec_from_file_location(fullname, MAPPING[fullname] + '/__init__.py')
+def install():
+    sys.meta_path.{where}Finder)
+"""
+
+
+def environment(checkout: Path) -> Path:
+    """A real virtual environment in the checkout, without anything in it."""
+    venv.create(checkout / ".venv", with_pip=False)
+    return checkout / ".venv" / "bin" / "python"
+
+
+def install_pytest(python: Path) -> Path:
+    """Ours, by links: nothing is fetched. Returns the environment's folder of packages."""
+    (site,) = (python.parent.parent / "lib").glob("python3*/site-packages")
+    ours = Path(pytest.__file__).parent.parent
+    for name in ("_pytest", "iniconfig", "packaging", "pluggy", "py.py", "pygments", "pytest"):
+        (site / name).symlink_to(ours / name)
+    return site
+
+
+@pytest.fixture
+def editable(repository: Path, head: str) -> tuple[Path, str]:
+    """A project whose package lies in ``python/`` and whose checkout has an environment: its packages, and its tip."""
+    base = work(repository, head, PYTHON_FOLDER)
+    git(repository, "reset", "--quiet", "--hard", base)
+    return install_pytest(environment(repository)), base
+
+
+def by_path(site: Path, checkout: Path) -> None:
+    (site / "__editable__.shop-1.pth").write_text(f"{checkout / 'python'}\n")
+
+
+def by_finder(site: Path, checkout: Path, where: str = "append(") -> None:
+    (site / "__editable___shop_finder.py").write_text(FINDER.format(package=checkout / "python/shop", where=where))
+    (site / "__editable__.shop-1.pth").write_text(
+        "import __editable___shop_finder; __editable___shop_finder.install()\n"
+    )
+
+
+def by_first_finder(site: Path, checkout: Path) -> None:
+    by_finder(site, checkout, "insert(0, ")
+
+
+def by_copy(site: Path, checkout: Path) -> None:
+    shutil.copytree(checkout / "python" / "shop", site / "shop")
+    information = site / "shop-1.dist-info"
+    information.mkdir()
+    (information / "RECORD").write_text("shop/__init__.py,,\nshop/price.py,,\n")
+    (information / "direct_url.json").write_text(json.dumps({"url": (checkout / "python").as_uri(), "dir_info": {}}))
+
+
+@pytest.mark.parametrize("install", [by_path, by_finder])
+async def test_an_editable_install_does_not_hide_a_breaking_change(
+    make: Callable[..., Gate],
+    repository: Path,
+    editable: tuple[Path, str],
+    install: Callable[[Path, Path], None],
+) -> None:
+    site, base = editable
+    install(site, repository)
+    for gate in (make(), make(commands=("python -m pytest -q -p no:cacheprovider",))):
+        bad = await judge(gate, repository, base, {"python/shop/price.py": PRICE.format("net")})
+        assert bad.kind is VerdictKind.FAILED, bad
+        good = await judge(gate, repository, base, {"python/shop/price.py": PRICE.format("round(net + net * tax, 2)")})
+        assert good.kind is VerdictKind.PASSED, good
+
+
+@pytest.mark.parametrize("install", [by_copy, by_first_finder])
+async def test_what_is_not_the_merged_tree_is_noticed_when_it_is_imported(
+    make: Callable[..., Gate],
+    repository: Path,
+    editable: tuple[Path, str],
+    install: Callable[[Path, Path], None],
+) -> None:
+    """A finder that goes before every path, or a copy: the run says nothing about the tree, and says so."""
+    site, base = editable
+    install(site, repository)
+    verdict = await judge(make(), repository, base, {"python/shop/price.py": PRICE.format("net")})
+    assert (verdict.kind, verdict.broken_check) == (VerdictKind.BROKEN, "pytest")
+    assert "tests import shop from" in verdict.reason
+    assert "not from the merged tree" in verdict.reason
 
 
 async def test_first_tests_of_a_project_are_run(make: Callable[..., Gate], repository: Path, head: str) -> None:

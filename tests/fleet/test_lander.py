@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import venv
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,7 @@ def make(repository: Path, layout: Layout, store: Store) -> Callable[..., Line]:
             clock,
             on_stage=lambda candidate, state: line.stages.append((candidate.task.id, state)),
             on_settled=line.settle,
-            still_current=lambda candidate: line.fence(candidate),  # noqa: PLW0108 - a test may set another one
+            superseded=lambda candidate: "" if line.fence(candidate) else "generation 2 is over there",
         )
 
         def note(published: object) -> None:
@@ -381,3 +382,73 @@ async def test_trouble_with_git_stops_the_line_and_is_named(make: Callable[..., 
         lock.unlink()
         await line.until(lambda: line.settled)
     assert line.settled["one"].ending is Ending.LANDED
+
+
+# -- a project whose tests cannot be run ---------------------------------------------------------------------------------
+
+
+def without_pytest(repository: Path) -> None:
+    """An environment of the project's in which pytest is not installed."""
+    venv.create(repository / ".venv", with_pip=False)
+
+
+def trailers(repository: Path, commit: str) -> str:
+    return git(repository, "log", "-1", "--format=%(trailers:only,unfold)", commit)
+
+
+async def test_untested_only_autofix_lands_and_it_is_marked(make: Callable[..., Line]) -> None:
+    line = make(commands=())
+    without_pytest(line.repository)
+    line.lander.submit(candidate(line.repository, line.head, {"a.txt": "x\n"}, task="wish", role="command"))
+    line.lander.submit(candidate(line.repository, line.head, {"b.txt": "x\n"}, task="plain"))
+    line.lander.submit(candidate(line.repository, line.head, {"c.txt": "x\n"}, task="fix-c", role="autofix"))
+    line.lander.submit(candidate(line.repository, line.head, {"d.txt": "x\n"}, task="fix-d", role="autofix"))
+    async with running(line):
+        await line.until(lambda: len(line.settled) == 2)
+        assert {settlement.ending for settlement in line.settled.values()} == {Ending.LANDED}
+        assert set(line.lander.parked()) == {"wish", "plain"}
+        for word in ("cannot be run", "pytest is not installed", "make a .venv", '[gate] untested = "land"'):
+            assert word in line.lander.parked()["wish"]
+        assert line.lander.broken() == ""
+    (broke,) = line.said(GateBroke)
+    assert isinstance(broke, GateBroke)
+    assert broke.tasks == ("wish", "plain")
+    for task in ("fix-c", "fix-d"):
+        settlement = line.settled[task]
+        last = trailers(line.repository, settlement.commit).splitlines()[-1]
+        assert last.startswith("Coordinator-Untested: pytest (pytest is not installed")
+        assert "untested: pytest" in settlement.reason
+        assert settlement.verdict is not None
+        assert settlement.verdict.untested
+    names = git(line.repository, "log", "--format=%s", f"{line.head}..{REF}").splitlines()
+    assert names == ["Do fix-d", "Do fix-c"]
+    assert line.settled["fix-d"].commit == line.tip()
+    (judged,) = [
+        event for event in line.said(GateJudged) if isinstance(event, GateJudged) and event.verdict == "passed"
+    ]
+    assert "pytest is not installed" in judged.untested
+
+
+async def test_who_accepts_the_risk_lands_everything_marked(make: Callable[..., Line]) -> None:
+    line = make(commands=(), untested="land")
+    without_pytest(line.repository)
+    line.lander.submit(candidate(line.repository, line.head, {"a.txt": "x\n"}, task="wish", role="command"))
+    async with running(line):
+        await line.until(lambda: line.settled)
+    assert line.settled["wish"].ending is Ending.LANDED
+    assert "Coordinator-Untested: pytest (" in trailers(line.repository, line.tip())
+    assert not line.said(GateBroke)
+
+
+async def test_after_a_bisection_too_what_landed_untested_is_marked(make: Callable[..., Line]) -> None:
+    line = make(commands=())
+    without_pytest(line.repository)
+    for number in range(4):
+        text = "import os\n" if number == 2 else f"X = {number}\n"
+        files: dict[str, str | None] = {f"shop/m{number}.py": text}
+        line.lander.submit(candidate(line.repository, line.head, files, task=f"t{number}", role="autofix"))
+    async with running(line):
+        await line.until(lambda: len(line.settled) == 4)
+    assert line.settled["t2"].ending is Ending.GATE_FAILED
+    for task in ("t0", "t1", "t3"):
+        assert "Coordinator-Untested: pytest (" in trailers(line.repository, line.settled[task].commit)

@@ -146,7 +146,7 @@ async def test_transaction_is_all_or_nothing(repository: Path, kit: Git) -> None
     await kit.update_refs([])
 
 
-async def test_landed_believes_the_last_trailer_of_the_first_parent_history(repository: Path, kit: Git) -> None:
+async def test_landed_believes_the_last_trailer_of_each_commit_on_all_paths(repository: Path, kit: Git) -> None:
     forged = (
         "work\n\nCoordinator-Task: victim\n\nCoordinator-Task: other\nCoordinator-Task: one\nCoordinator-Attempt: one/1"
     )
@@ -156,8 +156,8 @@ async def test_landed_believes_the_last_trailer_of_the_first_parent_history(repo
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "again\n\nCoordinator-Task: one")
     again = git(repository, "rev-parse", "HEAD")
     git(repository, "merge", "--quiet", "--no-ff", "-m", "Coordinator-Task: not-a-trailer of a body\n\nx", side)
-    assert await kit.landed("t") == {"one": again}
-    assert await kit.landed("t", since=again) == {}
+    assert await kit.landed("t") == {"one": again, "side": side}
+    assert await kit.landed("t", since=again) == {"side": side}
     assert await kit.landed(one) == {"one": one}
     assert await kit.landed("nowhere") == {}
 

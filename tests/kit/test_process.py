@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -312,7 +313,8 @@ async def test_stop_tree_takes_children_and_marked_ones_and_no_stranger(tmp_path
         assert [member.pid for member in process.tree(near.pid)] == [near.pid, child]
         assert process.rss_bytes(near.pid) > 0
         assert await process.stop_tree(near.pid, started, 1.0, tag)
-        assert near.wait(5) == far.wait(5) == -signal.SIGTERM
+        assert near.wait(5) in {0, -signal.SIGTERM}  # its child may end first, and then it does by itself
+        assert far.wait(5) == -signal.SIGTERM
         assert gone(child)
         assert stranger.poll() is None
         assert await process.stop_tagged(f"COORDINATOR_ATTEMPT={tmp_path}/12", 1.0)
@@ -355,6 +357,7 @@ async def test_exited_wakes_for_others_children_and_for_reused_pids(tmp_path: Pa
 
 async def test_no_descriptor_and_no_child_is_left(tmp_path: Path) -> None:
     await run(["true"], tmp_path)
+    gc.collect()  # what other tests left open is not ours
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         await run(shell("sleep 9 & "), tmp_path, stdin=b"x", limits={"timeout_s": math.inf})

@@ -48,3 +48,17 @@ def test_feedback_names_everything_and_shows_the_output_as_a_block() -> None:
     assert "and 10 more" in text
     assert "- gone" in text
     assert "    ```\n    # not a heading" in text
+
+
+@given(st.text(max_size=400))
+def test_what_landed_untested_says_so_in_one_trailer(why: str) -> None:
+    message = commit_message(candidate("Fix x"), untested=f"pytest ({why})")
+    *_, trailers = message.rstrip("\n").split("\n\n")
+    lines = trailers.split("\n")
+    assert [line.partition(":")[0] for line in lines] == [
+        "Coordinator-Task",
+        "Coordinator-Attempt",
+        "Coordinator-Untested",
+    ]
+    assert lines[-1].startswith("Coordinator-Untested: pytest (")
+    assert len(lines[-1]) < 200

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, VerdictKind
-from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
+from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge, without_tests
 
 
 def ran(failures: set[str] = frozenset(), seen: set[str] = frozenset(), *, failed: bool | None = None) -> CheckOutcome:  # type: ignore[assignment]
@@ -68,7 +69,7 @@ def test_broken_names_check_and_reason_and_wins_over_failed() -> None:
     verdict = judge(pairs)
     assert verdict.kind is VerdictKind.BROKEN
     assert verdict.broken_check == "tests"
-    assert verdict.broken_task == ""
+    assert verdict.broken_tasks == ()
     assert "why not" in verdict.reason
 
 
@@ -83,7 +84,7 @@ def test_accept_commands() -> None:
     assert judge([], [accept(broken(BrokenBy.TREE))]).kind is VerdictKind.FAILED
     verdict = judge([], [accept(broken(BrokenBy.ENVIRONMENT))])
     assert verdict.kind is VerdictKind.BROKEN
-    assert verdict.broken_task == "t1"
+    assert verdict.broken_tasks == ("t1",)
     assert judge([], [accept(broken(BrokenBy.TIME))]).kind is VerdictKind.BROKEN
     assert judge([], [accept(broken(BrokenBy.TIME), broken(BrokenBy.TIME))]).kind is VerdictKind.BROKEN
     assert judge([], [accept(broken(BrokenBy.TIME), ran(failed=True))]).kind is VerdictKind.FAILED
@@ -139,3 +140,41 @@ def test_a_failure_that_came_back_stands_and_a_flaky_one_is_a_note() -> None:
     assert (
         judge([confirmed(Pair(baseline=ran(), merged=ran(failed=True)), ran(failed=True))]).kind is VerdictKind.FAILED
     )
+
+
+MISSING = Unavailable(check="pytest", reason="it is not installed", remedy="install it")
+
+
+@pytest.mark.parametrize("kind", list(VerdictKind))
+@pytest.mark.parametrize("land", [False, True])
+def test_untested_work_passes_only_for_safe_roles_or_by_a_persons_word(kind: VerdictKind, land: bool) -> None:
+    verdict = Verdict(kind=kind, reason="because")
+    assert without_tests(verdict, (), {"a": "command"}, land=land) == verdict
+    safe = without_tests(verdict, [MISSING], {"a": "autofix"}, land=land)
+    assert (safe.kind, safe.reason, safe.untested) == (kind, "because", "pytest (it is not installed)")
+    mixed = without_tests(verdict, [MISSING], {"a": "autofix", "b": "command", "c": "reviewer"}, land=land)
+    assert mixed.untested == safe.untested
+    if kind is VerdictKind.PASSED and not land:
+        assert (mixed.kind, mixed.broken_check, mixed.broken_tasks) == (VerdictKind.BROKEN, "pytest", ("b", "c"))
+    else:
+        assert (mixed.kind, mixed.broken_tasks) == (kind, ())
+
+
+def test_files_that_cannot_be_imported_on_either_tree_are_told() -> None:
+    names = frozenset({"tests/test_a.py", "tests/test_b.py::test_x"})
+    seen = frozenset({"tests/test_b.py::test_x"})
+    both = CheckOutcome(check="pytest", status=CheckStatus.FAILED, failures=names, seen=seen)
+    verdict = judge([Pair(baseline=both, merged=both)])
+    assert verdict.kind is VerdictKind.PASSED
+    told = " ".join(verdict.notes)
+    for word in ("2 known failures", "one test file cannot be imported", "every test fails on the target"):
+        assert word in told
+
+
+def test_an_outcome_of_which_no_test_ran_is_broken() -> None:
+    outcome = CheckOutcome(check="pytest", status=CheckStatus.PASSED, none_ran="all of them were skipped")
+    assert outcome.ran.status is CheckStatus.BROKEN
+    assert outcome.ran.broken_by is BrokenBy.TREE
+    assert outcome.ran.reason == "no test ran: all of them were skipped"
+    fine = CheckOutcome(check="pytest", status=CheckStatus.PASSED)
+    assert fine.ran is fine

@@ -1,0 +1,207 @@
+"""Offers tasks to agents: as many as there are hands, the most urgent first, and none that may not start now.
+
+Owns one invariant: a task that is ready in the ledger has an offer on the board or is put back; one that cannot be
+offered holds up no other. Which ones is ``policy.dispatch``'s decision, whether a role is well ``policy.breaker``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from coordinator.domain.attempt import Ending
+from coordinator.domain.errors import CoordinatorError
+from coordinator.domain.event import Noticed
+from coordinator.domain.task import ACTIVE, OWNED, TaskState
+from coordinator.fleet.admission import Admission
+from coordinator.fleet.ready import Dispatch
+from coordinator.policy import breaker, dispatch
+
+if TYPE_CHECKING:
+    from coordinator.domain.settings import Settings
+    from coordinator.fleet.intake import Intake
+    from coordinator.fleet.lander import Lander
+    from coordinator.fleet.ledger import Ledger, LedgerEntry
+    from coordinator.fleet.ready import ReadyBoard
+    from coordinator.kit.bus import Bus
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.git import Git
+    from coordinator.sdk.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 5.0
+"""Pause of a task that could not be offered (full disk, a ref that git could not set)."""
+
+_SPARE: Final = 2
+"""Offers beyond the free hands: an agent that ends finds the next task at once, and little is offered on an old base."""
+
+_THE_AGENTS_FAULT: Final = frozenset({Ending.CRASHED, Ending.FAILED, Ending.UNAVAILABLE, Ending.UNSTARTED})
+
+
+class Dispatcher:
+    """Used by the steward, once a turn. ``wake_at`` (epoch seconds) is when the next pause ends, None when none runs."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        *,
+        board: ReadyBoard,
+        git: Git,
+        intake: Intake,
+        lander: Lander,
+        layout: Layout,
+        ledger: Ledger,
+        settings: Settings,
+    ) -> None:
+        self._admission = Admission(layout.state, settings.fleet)
+        self._board = board
+        self._bus = bus
+        self._clock = clock
+        self._git = git
+        self._health: dict[str, breaker.RoleHealth] = {}
+        self._intake = intake
+        self._lander = lander
+        self._ledger = ledger
+        self._settings = settings
+        self.refusal = ""
+        self.wake_at: float | None = None
+
+    async def turn(self) -> None:
+        """Offer what may start; take an offer back for something more urgent."""
+        room = self._room()
+        pressing = self._less_urgent_offer() if room <= 0 else None
+        if room <= 0 and pressing is None and not self.refusal and not self._intake.external_roles():
+            return
+        choice = dispatch.choose(
+            (self._intake.waiting(entry) for entry in self._ledger.in_state(TaskState.PENDING)),
+            [self._intake.waiting(entry) for entry in self._ledger.in_state(*ACTIVE)],
+            now=self._clock.now().timestamp(),
+            refusal=self._refuse(),
+            role_refusals=self._role_refusals(),
+            role_slots=self._role_slots(),
+            room=max(room, 1 if pressing is not None else 0),
+            roomless=self._intake.external_roles(),
+        )
+        self.wake_at = choice.wake_at
+        for task_id, cause in choice.causes:
+            self._ledger.note(task_id, reason=cause)
+        if pressing is not None and not self._makes_way(pressing, choice.ready):
+            return
+        await self._offer(choice.ready)
+
+    def withdraw(self, entry: LedgerEntry, reason: str) -> bool:
+        """Take an offer back and put the task to pending; False when it was claimed."""
+        if not self._board.withdraw(entry.task.id, entry.generation):
+            return False
+        self._put_back(entry, reason)
+        return True
+
+    def mend(self, entry: LedgerEntry) -> None:
+        """A ready task whose offer is not on the board (any more) and was not taken is put back."""
+        if not self._board.offers(entry.task.id):
+            self.withdraw(entry, "its offer was gone; it is offered anew")
+
+    def hands_wanted(self) -> int:
+        """Agent processes of ours that have something to do."""
+        entries = self._ledger.in_state(TaskState.READY, *OWNED)
+        return min(sum(not self._intake.external(entry) for entry in entries), self._settings.fleet.agents)
+
+    # -- the health of roles -------------------------------------------------------------------------------------------
+
+    def note_ending(self, entry: LedgerEntry, ending: Ending, reason: str) -> Ending:
+        """Fold how an attempt ended into its role's health; while the role is probed, nothing is charged to the task."""
+        role = self._intake.role_of(entry.task)
+        before = self._health.get(role, breaker.HEALTHY)
+        if ending not in _THE_AGENTS_FAULT:
+            if ending not in (Ending.CANCELLED, Ending.STOPPED):
+                self.note_success(role)
+            return ending
+        now = self._clock.monotonic()
+        after = breaker.after_failure(before, entry.task.id, reason, now)
+        self._health[role] = after
+        if after.until != before.until:
+            pause = f"{after.pause_s:.0f} s"
+            text = f"{after.refusal(role, now)}; tried again with one task in {pause}"
+            self._bus.publish(Noticed(subject="role", message=text))
+        return Ending.UNAVAILABLE if before.is_open else ending
+
+    def note_success(self, role: str) -> None:
+        """An agent of the role left something to judge: whatever was wrong is over."""
+        if self._health.pop(role, breaker.HEALTHY).is_open:
+            self._bus.publish(Noticed(subject="role", message=f"role {role} works again"))
+
+    def is_hopeless(self, entry: LedgerEntry) -> bool:
+        """Whether waiting for this task's role has become pointless for a run that is to end by itself."""
+        return self._health.get(self._intake.role_of(entry.task), breaker.HEALTHY).is_hopeless
+
+    def _role_refusals(self) -> dict[str, str]:
+        now = self._clock.monotonic()
+        refusals = {role: health.refusal(role, now) for role, health in self._health.items()}
+        return {role: refusal for role, refusal in refusals.items() if refusal}
+
+    def _role_slots(self) -> dict[str, int]:
+        """The cards' caps; one probe at a time for a role that is not well."""
+        return {**self._intake.role_slots(), **{role: 1 for role, health in self._health.items() if health.is_open}}
+
+    # -- offers --------------------------------------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        own = [entry for entry in self._ledger.in_state(TaskState.READY, *OWNED) if not self._intake.external(entry)]
+        return self._settings.fleet.agents + _SPARE - len(own)
+
+    def _less_urgent_offer(self) -> LedgerEntry | None:
+        """The least urgent of our offers, when something more urgent is pending."""
+        offers = [entry for entry in self._ledger.in_state(TaskState.READY) if not self._intake.external(entry)]
+        most_urgent = self._ledger.highest_priority(TaskState.PENDING)
+        if offers and most_urgent is not None and most_urgent < offers[-1].task.priority:
+            return offers[-1]
+        return None
+
+    def _makes_way(self, offer: LedgerEntry, chosen: tuple[str, ...]) -> bool:
+        if not chosen or self._ledger.get(chosen[0]).task.priority >= offer.task.priority:
+            return False
+        return self.withdraw(offer, f"made way for {chosen[0]}, which is more urgent")
+
+    async def _offer(self, task_ids: tuple[str, ...]) -> None:
+        base = await self._git.resolve(f"refs/heads/{self._settings.land.target}") if task_ids else ""
+        if base is None:
+            self._bus.publish(Noticed(subject="target", message=f"branch {self._settings.land.target} is gone"))
+            return
+        for task_id in task_ids:
+            entry = self._ledger.get(task_id)
+            generation = self._intake.next_generation(entry)
+            reason = "waits for an agent to claim it"
+            if self._intake.external(entry):
+                reason = f"waits for an agent of role {self._intake.role_of(entry.task)} from outside to claim it"
+            entry = self._ledger.move(task_id, TaskState.READY, reason, generation=generation, tries=entry.tries + 1)
+            self._ledger.record(task_id, generation, base=base, role=self._intake.role_of(entry.task))
+            await self._put_on_board(entry, base)
+
+    async def _put_on_board(self, entry: LedgerEntry, base: str) -> None:
+        card = self._intake.card_of(entry.task)
+        offer = Dispatch(task=entry.task, card=card, generation=entry.generation, base=base, feedback=entry.feedback)
+        try:
+            await self._board.publish(offer)
+        except (CoordinatorError, OSError) as error:
+            extra = {"action": "offer_failed", "task": entry.task.id}
+            _log.warning("%s could not be offered: %s", entry.task.id, error, extra=extra)
+            self._board.clear(entry.task.id)
+            self._put_back(entry, f"could not be offered: {error}", pause_s=_AGAIN_S)
+
+    def _put_back(self, entry: LedgerEntry, reason: str, *, pause_s: float = 0.0) -> None:
+        changes: dict[str, float] = {"generation": entry.generation - 1, "tries": max(entry.tries - 1, 0)}
+        if pause_s:
+            changes["not_before"] = self._clock.now().timestamp() + pause_s
+        self._ledger.move(entry.task.id, TaskState.PENDING, reason, **changes)
+
+    def _refuse(self) -> str:
+        """Why nothing may be started now; said once when it begins and once when it ends."""
+        broken = self._lander.broken()
+        refusal = f"the gate is broken: {broken}" if broken else self._admission.refusal()
+        if refusal != self.refusal:
+            self._bus.publish(Noticed(subject="dispatch", message=refusal or "dispatch goes on"))
+            self._ledger.fact("refusal", refusal)
+        self.refusal = refusal
+        return refusal
