@@ -7,6 +7,7 @@ record. The files that carry these values are specified in ``agents/PROTOCOL.md`
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,9 +54,43 @@ class _Record:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Raise ``KeyError`` or ``TypeError`` when a required key is missing."""
-        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: _frozen(value) for name, value in data.items() if name in names})
+        """Raise ``TypeError`` when a required key is missing or a value is not what the field holds.
+
+        Agents write these files: a text that cannot be encoded, a number that is not one or has no end, would fail much
+        later and somewhere else.
+        """
+        kinds = {field.name: str(field.type) for field in fields(cls)}  # type: ignore[arg-type]
+        return cls(
+            **{name: _checked(name, kinds[name], _frozen(value)) for name, value in data.items() if name in kinds}
+        )
+
+
+_LARGEST = 2**63 - 1
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    if kind.endswith(" | None") and value is None:
+        return value
+    match kind.removesuffix(" | None"):
+        case "str":
+            fine = _is_text(value)
+        case "int":
+            fine = type(value) is int and -_LARGEST <= value <= _LARGEST
+        case "float":
+            fine = type(value) in (int, float) and math.isfinite(value) and abs(value) <= _LARGEST
+        case "tuple[str, ...]":
+            fine = isinstance(value, tuple) and all(map(_is_text, value))
+        case _:  # tuple[tuple[str, str], ...]
+            fine = isinstance(value, tuple) and all(
+                isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_text, pair)) for pair in value
+            )
+    if not fine:
+        raise TypeError(f"{name} is no {kind}")
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _frozen(value: Any) -> Any:

@@ -13,6 +13,7 @@ from coordinator.domain.task import ACTIVE, SETTLED, TaskState
 from coordinator.fleet import cards
 from coordinator.fleet.ledger import FRESH
 from coordinator.kit import lock, schedule
+from coordinator.policy import retry
 from coordinator.policy.dispatch import Waiting
 
 if TYPE_CHECKING:
@@ -235,7 +236,10 @@ class Intake:
         """A task as ``policy.dispatch`` wants to see it."""
         card = self._cards.cards.get(self.role_of(entry.task))
         paths = entry.task.paths or (card.paths if card is not None else ())
-        return Waiting(id=entry.task.id, role=self.role_of(entry.task), paths=paths, not_before=entry.not_before)
+        due = entry.not_before
+        if not entry.task.schedule and due - self._clock.now().timestamp() > retry.LONGEST_PAUSE_S * 1.5:
+            due = 0.0  # no pause is that long: the wall clock was set back
+        return Waiting(id=entry.task.id, role=self.role_of(entry.task), paths=paths, not_before=due)
 
     def next_generation(self, entry: LedgerEntry) -> int:
         """One more than any generation that was ever claimed, even when the ledger was lost."""

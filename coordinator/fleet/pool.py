@@ -39,6 +39,7 @@ _FIRST_PAUSE_S: Final = 0.5
 _LARGEST_LOG_BYTES: Final = 5 * 1024 * 1024
 _LONGEST_PAUSE_S: Final = 30.0
 _QUICK_DEATH_S: Final = 5.0
+_SWEEP_GRACE_S: Final = 1.0
 _STOP_PATIENCE_S: Final = 5.0
 """What a runner gets beyond the command's grace to see the stop file, write its result and let go."""
 _TURN_S: Final = 1.0
@@ -183,6 +184,10 @@ class AgentPool:
         for member in process_table.lock_holders(self._layout.claim_lock(record.task)):
             if not self._over(record) and member != holder:
                 await process.stop_tree(member.pid, member.started, 0.0)
+
+    async def sweep_attempt(self, task: str, generation: int) -> None:
+        """End what still carries the mark of an attempt that is over (its runner was killed, say)."""
+        await process.stop_tagged(self._tag(task, generation), _SWEEP_GRACE_S)
 
     def _over(self, record: ClaimRecord) -> bool:
         """The claim is free, or a later generation's."""

@@ -53,6 +53,7 @@ class Settling:
                     files=settlement.files,
                     target=self._settings.land.target,
                     title=entry.task.headline,
+                    untested=settlement.verdict.untested if settlement.verdict is not None else "",
                 )
             )
             self._rearm(entry)

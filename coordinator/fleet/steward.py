@@ -19,7 +19,7 @@ from coordinator.fleet import operate, sighting
 from coordinator.fleet.dispatcher import Dispatcher
 from coordinator.fleet.settling import Settling
 from coordinator.fleet.vigil import Vigil
-from coordinator.kit import files
+from coordinator.kit import files, lock
 
 if TYPE_CHECKING:
     from coordinator.domain.attempt import ClaimRecord
@@ -226,7 +226,7 @@ class Steward:
     def _see_attempt(self, entry: LedgerEntry) -> None:
         task_id = entry.task.id
         seen = sighting.look(self._layout, task_id, entry.generation)
-        if not seen.held:
+        if not seen.held and not self._lives_on(entry, seen.record):
             self._vigil.forget(_key(entry))
             work = asyncio.create_task(self._collect(entry, seen.record))
             work.add_done_callback(lambda _: self.wake())
@@ -243,6 +243,20 @@ class Steward:
         if condemned is not None and seen.record is not None and _key(entry) not in self._stops:
             self._stop(entry, seen.record, condemned.ending, condemned.reason)
 
+    def _lives_on(self, entry: LedgerEntry, record: ClaimRecord | None) -> bool:
+        """The lock is free, but its owner neither said that it let go nor died: a command must have undone the lock.
+
+        Its heartbeat is still watched; once it was stopped, or has left a result, there is nothing to wait for.
+        """
+        if record is None or record.generation != entry.generation or record.state == "released":
+            return False
+        stop = self._stops.get(_key(entry))
+        if stop is not None and stop.task.done():
+            return False
+        if sighting.read_result(self._layout, entry.task.id, entry.generation) is not None:
+            return False
+        return lock.same_process_alive(record.pid, record.started, record.boot, record.host)
+
     def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str) -> None:
         """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
         _log.warning(
@@ -256,6 +270,8 @@ class Steward:
 
     async def _collect(self, entry: LedgerEntry, record: ClaimRecord | None) -> None:
         key = task_id, generation = _key(entry)
+        if sighting.read_result(self._layout, task_id, generation) is None:
+            await self._pool.sweep_attempt(task_id, generation)
         gathered = await self._collector.gather(entry, record.agent if record is not None else "")
         stop = self._stops.pop(key, None)
         current = self._ledger.get(task_id)

@@ -26,6 +26,7 @@ _OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_SUCH_FILE: Final = frozenset({errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO})
 """What opening says when there is no file of ours there: nothing, a symlink, a socket."""
 
+_LARGEST_PID: Final = 2**31
 _LARGEST_PROTOCOL_FILE_BYTES: Final = 1024 * 1024
 
 
@@ -170,11 +171,7 @@ def read_record(path: Path) -> ClaimRecord | None:
         record = ClaimRecord.from_json(data)
     except (KeyError, TypeError):
         return None
-    texts = (record.agent, record.boot, record.host, record.started, record.state, record.task)
-    numbers = (record.generation, record.pid)
-    if all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers):
-        return record
-    return None
+    return record if record.generation >= 0 and 1 <= record.pid < _LARGEST_PID else None
 
 
 def write_record(path: Path, record: ClaimRecord) -> None:

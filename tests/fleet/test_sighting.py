@@ -95,3 +95,31 @@ def test_shell_lines_survive_quotes_and_newlines() -> None:
     )
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "/a b/'c'|/br\nief|/$HOME `x`"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"summary": 5},
+        {"summary": "half \ud83d"},
+        {"duration_s": float("nan")},
+        {"duration_s": 1e300},
+        {"exit_code": 10**30},
+        {"exit_code": "0"},
+        {"cost_usd": [1]},
+        {"outcome": None},
+        {"generation": True},
+    ],
+)
+def test_a_result_with_a_value_of_another_kind_is_none(place: Layout, odd: dict[str, object]) -> None:
+    good = Result(task="t", generation=1, outcome="done").to_json()
+    assert _result(place, json.dumps(good | odd).encode()) is None
+
+
+@pytest.mark.parametrize("odd", [{"agent": "half \ud83d"}, {"pid": 10**30}, {"pid": -1}, {"pid": 2**40}, {"host": 7}])
+def test_a_claim_record_with_a_value_of_another_kind_is_none(place: Layout, odd: dict[str, object]) -> None:
+    good = {"agent": "a", "boot": "b", "generation": 1, "host": "h", "pid": 7, "started": "s", "task": "t"}
+    place.claim_record("t").write_text(json.dumps(good))
+    assert sighting.look(place, "t", 1).record is not None
+    place.claim_record("t").write_text(json.dumps(good | odd))
+    assert sighting.look(place, "t", 1).record is None

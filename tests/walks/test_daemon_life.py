@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.kit.lock import process_start
+from coordinator.kit.lock import is_held, process_start
 from coordinator.sdk import Agent
 from tests.waiting import wait_until
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.walks.house import House
+
+_KILL_RUNNER = """kill -9 $(sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p' $COORDINATOR_ATTEMPT/heartbeat)"""
+"""Shell lines by which a command ends the agent process that runs it."""
 
 
 @pytest.fixture
@@ -142,6 +145,38 @@ def test_what_is_asked_of_one_attempt_does_not_touch_another(house: House, daemo
     _wait_for(house, "t", "completed")
     assert house.rows("SELECT ending FROM attempts ORDER BY generation") == [("cancelled",), ("landed",)]
     assert house.rows("SELECT hold, tries FROM tasks") == [(0, 0)]
+
+
+def test_a_command_that_undoes_the_lock_does_not_get_a_second_owner(
+    house: House, daemon: subprocess.Popen[str]
+) -> None:
+    log, go = _touched(house, "log"), _touched(house, "go")
+    unlock = "for f in /proc/self/fd/*; do flock -u ${f##*/} 2>/dev/null || :; done"
+    house.task("t", f"{unlock}; echo start >> {log}; while [ ! -e {go} ]; do sleep 0.02; done; echo x > t.txt")
+    wait_until(lambda: log.exists() and not is_held(house.top / ".coordinator/claims/t.lock"), 20)
+    seen = len(house.rows("SELECT 1 FROM journal"))
+    house.task("other", "echo y > other.txt")
+    _wait_for(house, "other", "completed")  # several turns later
+    assert len(house.rows("SELECT 1 FROM journal")) > seen
+    go.touch()
+    _wait_for(house, "t", "completed")
+    assert log.read_text() == "start\n"
+    assert house.rows("SELECT ending FROM attempts WHERE task = 't'") == [("landed",)]
+
+
+def test_children_of_a_killed_runner_do_not_run_on(house: House, daemon: subprocess.Popen[str]) -> None:
+    pid_file = _touched(house, "child")
+    child = f"import subprocess; p = subprocess.Popen(['sleep', '1000']); open('{pid_file}', 'w').write(str(p.pid))"
+    house.task("t", f'[ -e {pid_file} ] && exit 0; python3 -c "{child}"; {_KILL_RUNNER}', max_attempts=1)
+    _wait_for(house, "t", "failed")
+    assert process_start(int(pid_file.read_text())) is None
+
+
+def test_a_result_that_is_nonsense_ends_the_attempt(house: House, daemon: subprocess.Popen[str]) -> None:
+    bad = '{"task": "t", "generation": 1, "outcome": "done", "summary": 5}'
+    house.task("t", f"echo '{bad}' > $COORDINATOR_ATTEMPT/result.json; {_KILL_RUNNER}", max_attempts=1)
+    _wait_for(house, "t", "failed")
+    assert house.rows("SELECT ending FROM attempts") == [("crashed",)]
 
 
 def test_hold_release_retry(house: House, daemon: subprocess.Popen[str]) -> None:
