@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
-import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from coordinator import __version__
 from coordinator.api import client, command, wire
 from coordinator.api.summary import RunSummary, show_summary
 from coordinator.api.verb import Reach, arguments_from
-from coordinator.domain.errors import BadInput, BadRepository, CoordinatorError, DaemonUnreachable
+from coordinator.domain.errors import BadInput, BadRepository, CoordinatorError, DaemonUnreachable, PermanentError
 from coordinator.domain.problem import Problem
 from coordinator.surface import terminal
 from coordinator.surface.live import LiveView
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _MOST_AGENTS = 100
+_NO_OUTPUT = "standard output is closed; there is nowhere to answer to"
+_NO_TEXT = "an argument is no UTF-8 text"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an old locale must not stop an answer
     words = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None or any(_has_surrogates(word) for word in words):
+        print("coordinator: " + (_NO_OUTPUT if sys.stdout is None else _NO_TEXT), file=sys.stderr)
+        return 2
     verbs = () if words[:1] == ["agent"] else _verbs()
     parser = command.build(verbs, __version__)
     parsed = parser.parse_args(words)
@@ -61,6 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except OSError as error:
+        _tell(PermanentError(_system_said(error)), as_json=bool(parsed.json))
+        return 2
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _system_said(error: OSError) -> str:
+    """The system's own words with the place, and what usually helps."""
+    place = f"{error.filename}: " if error.filename else ""
+    remedies = {
+        errno.EACCES: "make it readable and writable for you",
+        errno.ENOSPC: "make room on that disk",
+        errno.ENOTDIR: "something that is no folder is in the way; move it",
+        errno.EEXIST: "something that is no folder is in the way; move it",
+        errno.EROFS: "make it writable, or set [paths] state to a folder that is",
+    }
+    remedy = remedies.get(error.errno or 0, "`coordinator doctor` looks at what is needed")
+    return f"{place}{error.strerror or error}; {remedy}"
 
 
 def _verbs() -> tuple[Verb, ...]:
@@ -97,6 +123,8 @@ def _tell(error: CoordinatorError, *, as_json: bool) -> None:
 def repository_top(start: Path) -> Path:
     """The checkout that contains ``start``; raises ``BadRepository``."""
     folder = start.resolve()
+    if "\n" in str(folder) or _has_surrogates(str(folder)):
+        raise BadRepository(f"{str(folder)!r} has a line break or bytes that are no UTF-8 in its name; rename it")
     if not folder.is_dir():
         raise BadRepository(f"{start} is not a folder")
     for candidate in (folder, *folder.parents):
@@ -110,7 +138,7 @@ def repository_top(start: Path) -> Path:
 
 async def _ask(verb: Verb, root: Path, values: dict[str, Any], *, as_json: bool) -> int:
     if values.get("prompt") == "-":
-        values["prompt"] = sys.stdin.read()
+        values["prompt"] = sys.stdin.buffer.read().decode(errors="replace")
     arguments = arguments_from(verb, values)
     settings = _settings(root, lenient=verb.name == "doctor")
     desk = _desk(root, settings)
@@ -175,15 +203,12 @@ def _desk(root: Path, settings: Settings) -> Desk:
     from coordinator.sdk.layout import Layout
 
     layout = Layout(root, root / settings.paths.state)
-    store = None
-    with contextlib.suppress(sqlite3.OperationalError):
-        store = Store.open_reading(layout.ledger)
     return MadeDesk(
         clock=SystemClock(),
         layout=layout,
         operate=lambda: _offline(root),
         settings=settings,
-        store=store,
+        store=Store.open_reading(layout.ledger),
         version=__version__,
     )
 
@@ -246,11 +271,10 @@ def _print_summary(summary: RunSummary, root: Path, state: Path, *, as_json: boo
     from coordinator.kit.store import Store
 
     counts: dict[str, int] = {}
-    with (
-        contextlib.suppress(sqlite3.OperationalError),
-        contextlib.closing(Store.open_reading(state / "ledger.db")) as store,
-    ):
-        counts = {row["state"]: row["n"] for row in store.query("tasks_count")}
+    store = Store.open_reading(state / "ledger.db")
+    if store is not None:
+        with contextlib.closing(store):
+            counts = {row["state"]: row["n"] for row in store.query("tasks_count")}
     data = summary.data(counts, str(root))
     with contextlib.suppress(OSError):  # whoever read our output has gone; the run is over all the same
         if as_json:

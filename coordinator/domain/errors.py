@@ -11,6 +11,7 @@
     └── PermanentError            asking again changes nothing
         ├── BadInput              a list of problems, each with file, line, key and expectation
         ├── BadRepository         not a git repository that we can work on
+        ├── DamagedLedger         the ledger's file cannot be read; says how to go on without it
         ├── ForbiddenTransition   the table of task states has no such arrow
         ├── StaleGeneration       a newer owner exists; names it
         ├── ToolFailed            an outside tool or git exited in a way that has no other name
@@ -73,6 +74,12 @@ class ClaimHeld(TemporaryError):
     """Another process holds the claim; the message names task, generation, agent, host and pid."""
 
     status = 409
+
+
+class DamagedLedger(PermanentError):
+    """The file of the ledger is no ledger (any more)."""
+
+    exit_code = 2
 
 
 class DaemonBusy(TemporaryError):

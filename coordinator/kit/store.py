@@ -12,6 +12,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from coordinator.domain.errors import DamagedLedger
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
@@ -111,6 +113,13 @@ QUERIES: Final[Mapping[str, str]] = {
 _BUSY_MS = 5_000
 
 
+def _damaged(path: Path, error: sqlite3.DatabaseError) -> DamagedLedger:
+    return DamagedLedger(
+        f"{path} cannot be used ({error}); move it away and start again: what landed is read from git, tasks from their "
+        "files, and attempts from their folders"
+    )
+
+
 class Store:
     """One connection, usable from any thread, one statement or transaction at a time."""
 
@@ -121,21 +130,32 @@ class Store:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open for writing, creating and migrating as needed."""
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        connection.row_factory = sqlite3.Row
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        store = cls(connection)
-        store._migrate()
+        try:
+            connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            store = cls(connection)
+            store._migrate()
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
         return store
 
     @classmethod
-    def open_reading(cls, path: Path) -> Self:
-        """Open an existing file without the right to change it; raises ``sqlite3.OperationalError`` when there is none."""
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    def open_reading(cls, path: Path) -> Self | None:
+        """Open an existing file without the right to change it; None when there is none (yet)."""
+        if not path.exists():
+            return None
+        try:
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                connection.close()
+                return None  # a daemon is making it at this moment
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
         return cls(connection)
 
     def query(self, name: str, /, **parameters: Any) -> list[sqlite3.Row]:

@@ -100,3 +100,54 @@ def test_the_repository_is_found_from_below_and_through_a_link(top: Path, tmp_pa
         repository_top(link.parent)
     with pytest.raises(BadRepository, match="not a folder"):
         repository_top(top / "missing")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("ledger is garbage", "ledger.db cannot be used"),
+        ("ledger is a folder", "ledger.db cannot be used"),
+        ("state is a file", "something that is no folder is in the way"),
+    ],
+)
+def test_a_damaged_state_folder_is_one_sentence_with_a_remedy(top: Path, damage: str, said: str) -> None:
+    state = top / ".coordinator"
+    if damage == "state is a file":
+        state.write_text("x")
+    else:
+        state.mkdir()
+        ledger = state / "ledger.db"
+        ledger.mkdir() if damage == "ledger is a folder" else ledger.write_bytes(os.urandom(4096))
+    (top / "x").write_text("x")
+    git = ["git", "-C", str(top), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "add", "x"], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    for words in (["run", "--until-idle"], ["tasks", "hold", "t"], ["status"]):
+        if words == ["status"] and damage == "state is a file":
+            continue  # reading needs no folder
+        done = command(top, *words)
+        assert "Traceback" not in done.stderr
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_arguments_that_are_no_text_and_a_closed_output(top: Path) -> None:
+    argv = [sys.executable, "-m", "coordinator", "explain", b"\xff"]
+    done = subprocess.run(argv, cwd=top, env=HERE, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, b"no UTF-8" in done.stderr) == (2, True)
+    closed = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m coordinator tasks list >&-"],
+        cwd=top, env=HERE, capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (closed.returncode, b"Traceback" in closed.stderr) == (2, False)
+    full = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m coordinator tasks list > /dev/full"],
+        cwd=top, env=HERE, capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (full.returncode, b"Traceback" in full.stderr) == (2, False)
+
+
+def test_a_name_that_cannot_be_written_down_is_refused(top: Path) -> None:
+    odd = top / "a\nb"
+    odd.mkdir()
+    with pytest.raises(BadRepository, match="rename it"):
+        repository_top(odd)
