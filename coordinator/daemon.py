@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
 from coordinator.domain.errors import GateBroken
@@ -80,7 +79,7 @@ class Daemon:
         self.began = self.clock.monotonic()
         self.bus = Bus(self.clock)
         self.store = Store.open(layout.ledger)
-        self.bus.tap(lambda published: _journal(self.store, published))
+        self.bus.tap(self.store.journal)
         self.git = git.Git(facts.top, facts.git_dir, hooks=settings.land.hooks)
         self.workspaces = Workspaces(self.git, layout)
         self.ledger = Ledger(self.store, self.bus, self.clock)
@@ -286,7 +285,7 @@ class Run:
                 continue
             quiet = quiet + 1 if self._idle() else 0
             if quiet >= 3 or self._gate_is_hopeless():
-                self._reason = self._reason or "idle"
+                self._reason = self._reason or ("idle" if quiet >= 3 else "the gate is broken")
                 return
 
     def _idle(self) -> bool:
@@ -316,10 +315,17 @@ class Run:
         return self._code()
 
     async def _finish_work(self) -> None:
-        daemon = self._daemon
-        while daemon.steward.at_work() and not self._now.is_set() and not self._gate_is_hopeless():
+        """Let agents end what they do, and the gate judge what they leave, for a while."""
+        steward, clock, patience_s = self._daemon.steward, self._daemon.clock, self._daemon.settings.fleet.drain_s
+        since = clock.monotonic()
+        while steward.at_work() and not self._now.is_set() and not self._gate_is_hopeless():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._now.wait(), 0.2)
+            since = clock.monotonic() if steward.agents_at_work() else since
+            if clock.monotonic() - since > patience_s:
+                message = f"{steward.at_work()} tasks wait for the gate; they are judged at the next start"
+                self._daemon.bus.publish(Noticed(subject="drain", message=message))
+                return
 
     def _code(self) -> int:
         daemon = self._daemon
@@ -383,7 +389,7 @@ async def offline(root: Path) -> AsyncIterator[Offline]:
         store = Store.open(layout.ledger)
         clock = SystemClock()
         bus = Bus(clock)
-        bus.tap(lambda published: _journal(store, published))
+        bus.tap(store.journal)
         repository = git.Git(facts.top, facts.git_dir)
         target_name, tools = settings.land.target, settings.discovery.tools
         discovery = Discovery(repository, settings, layout, store, bus, clock, target=target_name, tools=tools)
@@ -391,10 +397,3 @@ async def offline(root: Path) -> AsyncIterator[Offline]:
             yield Offline(layout, Ledger(store, bus, clock), discovery)
         finally:
             store.close()
-
-
-def _journal(store: Store, published: Published) -> None:
-    event: Any = published.event
-    data = json.dumps(event.to_json())
-    task = getattr(event, "task", None)
-    store.execute("journal_add", at=published.at.isoformat(), kind=event.kind, task=task, data=data)

@@ -172,13 +172,18 @@ async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> Non
     await writer.drain()
 
 
+def _is_short(folder: str) -> bool:
+    return len(os.fsencode(folder)) < _PATH_BYTES - 40 and os.access(folder, os.W_OK)
+
+
 def socket_path(state: Path) -> tuple[Path, Path | None]:
     """Where to listen, and the folder that was made for it when the state folder's name is too long for a socket."""
     path = state / "api.sock"
     if len(os.fsencode(path)) <= _PATH_BYTES:
         return path, None
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    parent = base if base and len(base) < _PATH_BYTES - 40 and os.access(base, os.W_OK) else None
+    places = (base, tempfile.gettempdir(), "/tmp")  # noqa: S108 - mkdtemp makes it ours alone
+    parent = next(one for one in places if one and (one == "/tmp" or _is_short(one)))  # noqa: S108
     folder = Path(tempfile.mkdtemp(prefix="coordinator-", dir=parent))
     return folder / "api.sock", folder
 

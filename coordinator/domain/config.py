@@ -110,6 +110,7 @@ def _fleet(table: TomlTable) -> FleetSettings:
         default_role=table.text(
             "default_role", usual.default_role, expected="the name of a role card", pattern=TASK_ID
         ),
+        drain_s=table.seconds("drain_s", usual.drain_s, 0.0, 86_400.0),
         grace_s=table.seconds("grace_s", usual.grace_s, 0.0, 3600.0),
         heartbeat_s=table.seconds("heartbeat_s", usual.heartbeat_s, 0.05, 3600.0),
         idle_exit_s=table.seconds("idle_exit_s", usual.idle_exit_s, 0.0, _DAY_S),

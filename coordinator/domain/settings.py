@@ -32,6 +32,8 @@ class FleetSettings:
     """Pause before the first retry of a task; doubles with each further one, up to 300 s, with ±25 % jitter."""
     default_role: str = "command"
     """Role of tasks that name none."""
+    drain_s: float = 60.0
+    """On a stop, how long the gate may go on once the last agent has ended; what is not judged then is at the next start."""
     grace_s: float = 10.0
     """Time between SIGTERM and SIGKILL when an attempt is stopped."""
     heartbeat_s: float = 5.0

@@ -145,6 +145,10 @@ class Steward:
         """Why nothing is started at present; empty when nothing stands in the way."""
         return self._dispatcher.refusal
 
+    def agents_at_work(self) -> int:
+        """How many attempts are under way or being collected."""
+        return self._ledger.count(*OWNED) + len(self._collecting)
+
     def at_work(self) -> int:
         """How many tasks are between claim and landing."""
         return self._ledger.count(*(ACTIVE - {TaskState.READY})) + len(self._collecting)

@@ -7,6 +7,7 @@ open it read-only meanwhile.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from coordinator.domain.errors import DamagedLedger
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from coordinator.domain.event import Published
 
 MIGRATIONS: Final[tuple[str, ...]] = (
     """
@@ -170,6 +173,12 @@ class Store:
     def execute_many(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with self.transaction(), self._lock:
             self._connection.executemany(QUERIES[name], rows)
+
+    def journal(self, published: Published) -> None:
+        """Append an event; in the transaction around it when there is one."""
+        event = published.event
+        task, data = getattr(event, "task", None), json.dumps(event.to_json())
+        self.execute("journal_add", at=published.at.isoformat(), kind=event.kind, task=task, data=data)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from coordinator.domain.event import Noticed
 from coordinator.sdk.layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from coordinator.api.verb import Reply
     from tests.api.conftest import Place
@@ -69,6 +70,13 @@ async def raw(place: Place, data: bytes) -> dict[str, Any]:
     answer = await asyncio.wait_for(reader.readline(), 5)
     writer.close()
     return json.loads(answer)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: a socket's path has room for 107 bytes, and temporary folders can be deep."""
+    with TemporaryDirectory(prefix="c-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 async def test_a_call_is_answered_and_files_are_private_and_gone_at_the_end(place: Place) -> None:
