@@ -199,6 +199,7 @@ class Daemon:
         remark = await target.prepare(self.git, self.settings.land.target)
         if remark:
             self.bus.publish(Noticed(subject="target", message=remark))
+        self.steward.recheck_blocked()
 
     async def sweep(self) -> None:
         """Rescue and remove what ended attempts left behind; keep journal and baselines bounded."""

@@ -6,6 +6,7 @@ mends it. What a card may say is ``domain.config``'s.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,6 +44,9 @@ class Cards:
             )
         if not card.command and not card.external:
             return f"role {role} has no command; write {self.folder}/{role}.toml with the command to run"
+        program = card.command[0] if card.command else ""
+        if program and not set(program) & set("/{") and shutil.which(program) is None:
+            return f"role {role} cannot start: {program} is not on PATH; install it, or mend {self.folder}/{role}.toml"
         return ""
 
 

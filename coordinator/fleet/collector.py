@@ -53,7 +53,7 @@ class Collector:
             task_id,
             generation,
             base=base,
-            rescue=collected.candidate_commit or "",
+            rescue=collected.evidence,
             exit_code=result.exit_code if result is not None else None,
             cost_usd=result.cost_usd if result is not None else 0.0,
             duration_s=result.duration_s if result is not None else 0.0,

@@ -66,6 +66,7 @@ class Dispatcher:
         self._ledger = ledger
         self._settings = settings
         self.refusal = ""
+        ledger.fact("refusal", "")
         self.wake_at: float | None = None
 
     async def turn(self) -> None:

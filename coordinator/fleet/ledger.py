@@ -50,7 +50,8 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
-    """One attempt as the ledger keeps it; times are ISO 8601 UTC or None, ``rescue`` the snapshot's commit."""
+    """One attempt as the ledger keeps it; times are ISO 8601 UTC or None, ``rescue`` the commit that its
+    rescue ref points to, empty when it left nothing."""
 
     agent: str = ""
     base: str = ""

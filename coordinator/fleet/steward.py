@@ -134,6 +134,12 @@ class Steward:
         """Something changed; take a turn soon."""
         self._wake.set()
 
+    def recheck_blocked(self) -> None:
+        """Look again at what stands in the way of blocked tasks: a program may have been installed meanwhile."""
+        if self._ledger.count(TaskState.BLOCKED):
+            self._intake.dependencies_changed()
+            self.wake()
+
     def drain(self) -> None:
         """Start nothing new; what is at work goes on."""
         self.draining = True

@@ -62,3 +62,11 @@ def test_whatever_lies_in_the_folder_is_told_and_stops_nothing(tmp_path: Path) -
     assert set(loaded.cards) == {"autofix", "command", "good"}
     assert set(loaded.faulty) == {"BAD", "briefless", "folder", "latin", "link", "pipe"}
     assert len(loaded.problems) == 6
+
+
+def test_a_program_that_is_not_there_blocks_its_role_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "gone.toml").write_text('command = ["no-such-agent-cli", "--print"]\n')
+    (tmp_path / "here.toml").write_text('command = ["sh", "-c", "true"]\n')
+    found = cards.load(tmp_path)
+    assert "no-such-agent-cli is not on PATH; install it" in found.obstacle("gone")
+    assert found.obstacle("here") == ""

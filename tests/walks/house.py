@@ -94,7 +94,10 @@ class House:
             connection.close()
 
     def states(self) -> dict[str, str]:
-        return dict(self.rows("SELECT id, state FROM tasks"))
+        try:
+            return dict(self.rows("SELECT id, state FROM tasks"))
+        except sqlite3.OperationalError:  # the daemon has not made it yet
+            return {}
 
     def landed(self) -> list[str]:
         """Task ids on the target branch, oldest first, from the trailers."""

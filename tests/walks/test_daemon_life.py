@@ -209,6 +209,90 @@ def test_an_agent_from_outside_claims_through_the_sdk_and_lands(house: House, da
     assert house.show("robot.txt") == "beep"
 
 
+def test_a_frozen_agent_is_stopped_for_its_silence_and_the_task_tried_again(house: House) -> None:
+    settings = house.top / "coordinator.toml"
+    settings.write_text(
+        settings.read_text().replace("[fleet]", "[fleet]\nsilence_s = 2.0\nheartbeat_s = 0.2\ngrace_s = 0.5")
+    )
+    once = _touched(house, "once")
+    freeze = _KILL_RUNNER.replace("-9", "-STOP")
+    house.task("t", f"[ -e {once} ] || {{ touch {once}; {freeze}; sleep 1000; }}; echo x > t.txt")
+    done = house.command("run", "--until-idle")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row[0] for row in house.rows("SELECT ending FROM attempts ORDER BY generation")] == ["crashed", "landed"]
+    assert "no heartbeat" in house.rows("SELECT reason FROM attempts WHERE generation = 1")[0][0]
+
+
+def test_a_lost_ledger_finds_the_agent_that_is_at_work(house: House) -> None:
+    go, log = _touched(house, "go"), _touched(house, "log")
+    house.task("t", f"echo start >> {log}; while [ ! -e {go} ]; do sleep 0.02; done; echo x > t.txt")
+    with house.start("run") as first:
+        wait_until(log.exists, 20)
+        first.kill()
+    for path in (house.top / ".coordinator").glob("ledger.db*"):
+        path.unlink()
+    with house.start("run", "--until-idle") as second:
+        wait_until((house.top / ".coordinator" / "api.json").exists)
+        wait_until((house.top / ".coordinator" / "ledger.db").exists)
+        _wait_for(house, "t", "running")
+        go.touch()
+        out, _ = second.communicate(timeout=30)
+    assert second.returncode == 0, out
+    assert log.read_text() == "start\n"
+    assert house.landed() == ["t"]
+    assert house.rows("SELECT generation FROM tasks") == [(1,)]
+
+
+def test_a_lost_ledger_remembers_what_a_merge_brought_into_the_users_branch(house: House) -> None:
+    house.task("a", "echo x >> log.txt")
+    assert house.command("run", "--until-idle").returncode == 0
+    (house.top / "mine.txt").write_text("mine\n")
+    house.git("add", "mine.txt")
+    house.git("commit", "-qm", "mine")
+    house.git("merge", "-q", "--no-edit", "coordinator/main")
+    for path in (house.top / ".coordinator").glob("ledger.db*"):
+        path.unlink()
+    assert house.command("run", "--until-idle").returncode == 0
+    assert house.states() == {"a": "completed"}
+    assert house.show("log.txt") == "x"
+
+
+def test_an_offer_that_cannot_be_written_is_made_later(house: House, daemon: subprocess.Popen[str]) -> None:
+    attempts = house.top / ".coordinator" / "attempts"
+    (attempts / "bad").write_text("a file where a folder should be")
+    house.task("bad", "echo bad > bad.txt", priority=1)
+    house.task("good", "echo good > good.txt", priority=2)
+    _wait_for(house, "good", "completed")
+    assert "could not be offered" in house.command("explain", "bad").stdout
+    (attempts / "bad").unlink()
+    _wait_for(house, "bad", "completed")
+
+
+def test_offers_to_agents_from_outside_hold_up_nobody(house: House) -> None:
+    (house.top / "agents" / "robot.toml").write_text("external = true\n")
+    for number in range(12):
+        house.task(f"out{number}", "unused", role="robot", priority=1)
+    house.task("own", "echo x > own.txt", priority=9)
+    done = house.command("run", "--until-idle")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert house.states()["own"] == "completed"
+    assert "from outside" in house.command("explain", "out3").stdout
+
+
+def test_an_outage_pauses_the_role_and_charges_only_its_discovery(house: House, daemon: subprocess.Popen[str]) -> None:
+    for number in range(9):
+        house.task(f"t{number}", "echo 529 overloaded; exit 1", max_attempts=2)
+    query = "SELECT count(*) FROM journal WHERE kind = 'noticed' AND data LIKE '%is paused%'"
+    wait_until(lambda: house.rows(query) == [(1,)], 30, what="the role is paused")
+    explained = house.command("explain", "t8").stdout + house.command("explain", "t7").stdout
+    assert "role edit is paused" in " ".join(explained.split())
+    assert "529 overloaded" in explained
+    charged = house.rows("SELECT sum(attempts) FROM tasks")[0][0]
+    assert charged <= 5 + 3, "five to find out, and those that were at work then"
+    for path in (house.top / "tasks").iterdir():
+        path.unlink()
+
+
 def test_bad_settings_refuse_to_start_and_name_the_key(house: House) -> None:
     with (house.top / "coordinator.toml").open("a") as file:
         file.write("\n[fleet2]\nagents = 1\n")
