@@ -24,7 +24,7 @@ async def prepare(git: Git, target: str) -> str:
         raise BadRepository("the repository has no commit yet; make the first one, then start again")
     tip = await git.resolve(ref)
     if tip is None:
-        if not await git.update_ref(ref, head, ""):
+        if not await git.update_ref(ref, head, "") and await git.resolve(ref) is None:
             raise BadRepository(f"the branch {target} could not be created; is there a branch that is a prefix of it?")
         return f"created the branch {target} at {head[:10]}"
     if tip == head or await git.is_ancestor(head, tip):

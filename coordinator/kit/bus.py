@@ -70,8 +70,10 @@ class Bus:
         for tap in self._taps:
             try:
                 tap(published)
-            except Exception:  # noqa: BLE001 - the bus is one of the two seams where a listener's fault must not reach the teller
-                _log.exception("a tap failed", extra={"action": "tap_failed", "event_kind": event.kind})
+            except Exception as error:  # noqa: BLE001 - the bus is one of the two seams where a listener's fault must not reach the teller
+                foreseen = isinstance(error, OSError) or type(error).__module__ == "sqlite3"  # a full disk
+                extra = {"action": "tap_failed", "event_kind": event.kind}
+                _log.error("%s was not written down: %s", event.kind, error, exc_info=not foreseen, extra=extra)
         for subscription in tuple(self._subscriptions):
             subscription.push(published)
         return published

@@ -32,6 +32,13 @@ class Service(Protocol):
     async def run(self, stopping: asyncio.Event) -> None: ...
 
 
+def _say(name: str, error: Exception, pause_s: float) -> None:
+    """A full disk needs no traceback; what nobody foresaw does."""
+    foreseen = isinstance(error, OSError) or type(error).__module__ == "sqlite3"
+    extra = {"action": "service_failed", "service": name}
+    _log.error("%s failed, again in %g s: %s", name, pause_s, error, exc_info=not foreseen, extra=extra)
+
+
 class Supervisor:
     """Runs services, restarts those that raise, stops them in reverse order of start."""
 
@@ -69,7 +76,7 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001 - the supervisor is the seam: a fault in one service must not end the daemon
                 if self._clock.monotonic() - began > _HEALTHY_AFTER_S:
                     pause = _FIRST_PAUSE_S
-                _log.exception("service failed", extra={"action": "service_failed", "service": service.name})
+                _say(service.name, error, pause)
                 self._bus.publish(ServiceFailed(service=service.name, error=repr(error), after_s=pause))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), pause)
