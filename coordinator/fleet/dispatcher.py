@@ -14,8 +14,10 @@ from coordinator.domain.errors import CoordinatorError
 from coordinator.domain.event import Noticed
 from coordinator.domain.task import ACTIVE, OWNED, TaskState
 from coordinator.fleet.admission import Admission
+from coordinator.fleet.gate import UNTESTED_FACT
 from coordinator.fleet.ready import Dispatch
 from coordinator.policy import breaker, dispatch
+from coordinator.policy.verdict import SAFE_ROLES
 
 if TYPE_CHECKING:
     from coordinator.domain.settings import Settings
@@ -140,7 +142,17 @@ class Dispatcher:
     def _role_refusals(self) -> dict[str, str]:
         now = self._clock.monotonic()
         refusals = {role: health.refusal(role, now) for role, health in self._health.items()}
-        return {role: refusal for role, refusal in refusals.items() if refusal}
+        return {role: refusal for role, refusal in refusals.items() if refusal} | self._untested_refusals()
+
+    def _untested_refusals(self) -> dict[str, str]:
+        """While somebody is parked because the project's tests cannot be run, more of the same would only cost money."""
+        if self._settings.gate.untested == "land" or not self._lander.parked():
+            return {}
+        missing = self._ledger.read_fact(UNTESTED_FACT) or []
+        if not missing:
+            return {}
+        what = f"the project's tests cannot be run ({missing[0]['check']}: {missing[0]['reason']})"
+        return dict.fromkeys(self._intake.roles() - SAFE_ROLES, f"{what}; {missing[0]['remedy']}")
 
     def _role_slots(self) -> dict[str, int]:
         """The cards' caps; one probe at a time for a role that is not well."""

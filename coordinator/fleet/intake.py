@@ -218,6 +218,10 @@ class Intake:
         card = self._cards.cards.get(role or self._settings.fleet.default_role)
         return card.paths if card is not None else ()
 
+    def roles(self) -> frozenset[str]:
+        """Every role that has a card."""
+        return frozenset(self._cards.cards)
+
     def external_roles(self) -> frozenset[str]:
         """Roles whose agents come from outside: they take none of our hands."""
         return frozenset(role for role, card in self._cards.cards.items() if card.external)

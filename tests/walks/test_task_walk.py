@@ -126,3 +126,22 @@ def test_deleting_a_pending_task_cancels_it_and_an_edit_of_a_failed_one_runs_it_
     house.task("sad", "echo better > sad.txt", max_attempts=1)
     assert house.command("run", "--until-idle").returncode == 0
     assert house.states() == {"sad": "completed", "never": "cancelled"}
+
+
+def test_without_its_tests_a_project_gets_no_agents_work(house: House) -> None:
+    settings = house.top / "coordinator.toml"
+    python = house.top.parent / "python-without-pytest"
+    python.write_text("#!/bin/sh\necho no pytest here >&2; exit 1\n")
+    python.chmod(0o755)
+    settings.write_text(
+        settings.read_text().replace('commands = ["python3 -m unittest -q"]', f'python = "{python}"\nretry_s = 1.0')
+    )
+    (house.top / "pytest.ini").write_text("[pytest]\n")
+    house.git("add", "pytest.ini")
+    house.git("commit", "-qm", "pytest")
+    for number in range(3):
+        house.task(f"t{number}", f"echo x > {number}.txt", priority=number + 1)
+    done = house.command("run", "--agents", "1", "--until-idle")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert house.landed() == []
+    assert "pytest" in house.command("explain", "t0").stdout
