@@ -7,12 +7,9 @@ record. The files that carry these values are specified in ``agents/PROTOCOL.md`
 from __future__ import annotations
 
 import enum
-import math
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from coordinator.domain.record import Record
 
 
 class Ending(enum.StrEnum):
@@ -20,15 +17,24 @@ class Ending(enum.StrEnum):
 
     CANCELLED = "cancelled"
     CONFLICT = "conflict"
+    CONTEXT_OVERFLOW = "context_overflow"
     CRASHED = "crashed"
     DELETED_TESTS = "deleted_tests"
+    DENIED = "denied"
     EMPTY = "empty"
     FAILED = "failed"
     GATE_FAILED = "gate_failed"
     LANDED = "landed"
+    LOGIN_MISSING = "login_missing"
+    LOOPING = "looping"
     OUTSIDE_PATHS = "outside_paths"
+    OVER_BUDGET = "over_budget"
+    OVER_MEMORY = "over_memory"
     OVER_TIME = "over_time"
+    OVER_TURNS = "over_turns"
+    RATE_LIMITED = "rate_limited"
     STALE = "stale"
+    STALLED = "stalled"
     STOPPED = "stopped"
     UNAVAILABLE = "unavailable"
     UNSTARTED = "unstarted"
@@ -44,61 +50,8 @@ class Outcome(enum.StrEnum):
     UNSTARTED = "unstarted"
 
 
-class _Record:
-    """To and from the flat JSON objects of the protocol; unknown keys are ignored so that agents may add their own."""
-
-    __slots__ = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Raise ``TypeError`` when a required key is missing or a value is not what the field holds.
-
-        Agents write these files: a text that cannot be encoded, a number that is not one or has no end, would fail much
-        later and somewhere else.
-        """
-        kinds = {field.name: str(field.type) for field in fields(cls)}  # type: ignore[arg-type]
-        return cls(
-            **{name: _checked(name, kinds[name], _frozen(value)) for name, value in data.items() if name in kinds}
-        )
-
-
-_LARGEST = 2**63 - 1
-
-
-def _checked(name: str, kind: str, value: Any) -> Any:
-    if kind.endswith(" | None") and value is None:
-        return value
-    match kind.removesuffix(" | None"):
-        case "str":
-            fine = _is_text(value)
-        case "int":
-            fine = type(value) is int and -_LARGEST <= value <= _LARGEST
-        case "float":
-            fine = type(value) in (int, float) and math.isfinite(value) and abs(value) <= _LARGEST
-        case "tuple[str, ...]":
-            fine = isinstance(value, tuple) and all(map(_is_text, value))
-        case _:  # tuple[tuple[str, str], ...]
-            fine = isinstance(value, tuple) and all(
-                isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_text, pair)) for pair in value
-            )
-    if not fine:
-        raise TypeError(f"{name} is no {kind}")
-    return value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRecord(_Record):
+class ClaimRecord(Record):
     """Content of ``claims/<id>.json``: who took the task last. Whether it is *held* only the lock beside it tells.
 
     ``started`` is the holder's process start (opaque, compared for equality), ``boot`` the host's boot id: together
@@ -121,44 +74,79 @@ class ClaimRecord(_Record):
         return f"{self.agent} (pid {self.pid} on {self.host}), generation {self.generation}"
 
 
+class Reason(enum.StrEnum):
+    """The words of ``Result.reason`` that mean something to the daemon; any other word is only shown.
+
+    Each has an ``Ending`` of the same name.
+    """
+
+    CONTEXT_OVERFLOW = "context_overflow"
+    DENIED = "denied"
+    LOGIN_MISSING = "login_missing"
+    OVER_BUDGET = "over_budget"
+    OVER_MEMORY = "over_memory"
+    OVER_TURNS = "over_turns"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order(_Record):
+class Order(Record):
     """Content of ``attempts/<id>/<generation>/order.json``: everything an agent needs, all paths absolute.
 
     ``repository`` is what to clone from, ``base`` the commit to start at (held by a ref meanwhile), ``branch`` the
     name to work on. ``command`` is the role card's argv with the brief on stdin; empty for agents that bring their
     own. ``env`` are values to set, ``env_names`` names to let through from the runner's environment.
-    Times are seconds, memory is bytes (0: no limit).
+    Times are seconds; limits of 0 are none: ``memory_bytes`` (what all processes of the attempt have in memory),
+    ``budget_usd``, ``max_turns``.
+
+    ``finish_s`` is how long a command may run on after it has said its last word.
+    ``driver`` names how the command is started and understood (``fleet.driver``); ``home`` is a folder of the task's own
+    that outlives the attempt, ``session`` a fresh UUID, ``resume`` the session of an earlier attempt to go on with.
+    ``gateway`` is the base URL and ``key`` the credential of model calls while our gateway runs (else both are empty).
     """
 
     attempt: str
     base: str
     branch: str
     brief: str
+    budget_usd: float = 0.0
     command: tuple[str, ...] = ()
+    driver: str = "plain"
     env: tuple[tuple[str, str], ...] = ()
     env_names: tuple[str, ...] = ()
+    finish_s: float = 30.0
+    gateway: str = ""
     generation: int
     grace_s: float = 10.0
     heartbeat_s: float = 5.0
+    home: str = ""
+    key: str = ""
+    max_turns: int = 0
     memory_bytes: int = 0
     model: str = ""
     paths: tuple[str, ...] = ()
+    permission_mode: str = ""
     priority: int = 1
     repository: str
+    resume: str = ""
     role: str = ""
+    session: str = ""
     task: str
     timeout_s: float = 600.0
     title: str = ""
+    tools: tuple[str, ...] = ()
     worktree: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result(_Record):
+class Result(Record):
     """Content of ``result.json``, written once by the agent side before it lets the claim go.
 
     ``summary`` is for people (at most a few lines); ``exit_code`` that of the command, None when there was none;
-    ``reason`` a short machine-readable word when ``outcome`` is not ``done``.
+    ``reason`` a short machine-readable word when ``outcome`` is not ``done`` (``Reason`` lists those that mean something).
+    ``retry_at`` is the epoch second at which what ran out is there again (0: not known), ``session`` what a later attempt
+    may resume, ``turns`` the model calls that were made.
     """
 
     cost_usd: float = 0.0
@@ -167,5 +155,8 @@ class Result(_Record):
     generation: int
     outcome: str
     reason: str = ""
+    retry_at: float = 0.0
+    session: str = ""
     summary: str = ""
     task: str
+    turns: int = 0

@@ -7,9 +7,10 @@ once. Defaults are those of the dataclasses; no file is read here.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.domain.card import RoleCard
+from coordinator.domain.card import DRIVERS, PERMISSION_MODES, RoleCard
 from coordinator.domain.errors import BadInput
 from coordinator.domain.problem import Problem
 from coordinator.domain.settings import (
@@ -48,13 +49,19 @@ _CARD_KEYS: Final = frozenset(
         "command",
         "concurrency",
         "description",
+        "driver",
         "env",
         "external",
+        "max_turns",
         "memory_bytes",
         "model",
         "network",
         "paths",
+        "permission_mode",
+        "stall",
         "timeout",
+        "tools",
+        "variables",
     }
 )
 
@@ -106,6 +113,13 @@ def _fleet(table: TomlTable) -> FleetSettings:
     table.check_keys(FleetSettings.__dataclass_fields__)
     settings = FleetSettings(
         agents=table.integer("agents", usual.agents, 1, 100),
+        crash_loop=table.integer("crash_loop", usual.crash_loop, 2, 100),
+        finish_s=table.seconds("finish_s", usual.finish_s, 0.1, _DAY_S),
+        loop_repeats=table.integer("loop_repeats", usual.loop_repeats, 3, 1000),
+        quick_death_s=table.seconds("quick_death_s", usual.quick_death_s, 0.0, _DAY_S),
+        ramp_s=table.seconds("ramp_s", usual.ramp_s, 0.0, 600.0),
+        stall_s=table.seconds("stall_s", usual.stall_s, 0.1, _DAY_S),
+        tool_limit_s=table.seconds("tool_limit_s", usual.tool_limit_s, 0.1, _DAY_S),
         backoff_s=table.seconds("backoff_s", usual.backoff_s, 0.0, 300.0),
         default_role=table.text(
             "default_role", usual.default_role, expected="the name of a role card", pattern=TASK_ID
@@ -190,9 +204,8 @@ def card_from(text: str, file: str, role: str, standing_brief: str = "") -> Role
         raise BadInput([document])
     problems: list[Problem] = []
     if TASK_ID.fullmatch(role) is None:
-        problems.append(
-            Problem(file=file, message=f"{role!r} is no name for a role", expected="an id such as reviewer")
-        )
+        fault = f"{role!r} is no name for a role"
+        problems.append(Problem(file=file, message=fault, expected="an id such as reviewer"))
     table = TomlTable(document, document.data, problems)
     table.check_keys(_CARD_KEYS)
     card = RoleCard(
@@ -210,11 +223,30 @@ def card_from(text: str, file: str, role: str, standing_brief: str = "") -> Role
         paths=table.texts("paths", expected='a glob inside the repository, e.g. "src/**"', longest=4096, pattern=GLOB),
         standing_brief=standing_brief,
         timeout_s=table.seconds("timeout", _CARD_TIMEOUT_S, 0.001, LONGEST_TIMEOUT_S),
+        variables=table.variables("variables"),
     )
+    card = _driven(card, table)
     if card.external and card.command:
         table.wrong("command", "agents of an external role start by themselves", "no command, or no external = true")
     elif not card.external and "command" not in table:
         table.wrong("command", "is missing", 'a program with arguments that reads the brief, e.g. ["./agent.sh"]')
     if problems:
         raise BadInput(sorted(problems))
+    return card
+
+
+def _driven(card: RoleCard, table: TomlTable) -> RoleCard:
+    """What a card says about the program that does the work."""
+    tool = 'a tool, e.g. "Edit" or "Bash(pytest *)"'
+    card = replace(
+        card,
+        driver=table.choice("driver", "plain", DRIVERS),
+        max_turns=table.integer("max_turns", 0, 0, 100_000),
+        permission_mode=table.choice("permission_mode", "", PERMISSION_MODES) if "permission_mode" in table else "",
+        stall_s=table.seconds("stall", 0.0, 0.1, LONGEST_TIMEOUT_S) if "stall" in table else 0.0,
+        tools=table.texts("tools", expected=tool, lines=True, longest=4096),
+    )
+    for key in ("max_turns", "permission_mode", "tools"):
+        if card.driver != "claude" and key in table:
+            table.wrong(key, f"has no meaning for driver {card.driver}", 'driver = "claude"')
     return card

@@ -28,6 +28,23 @@ class FleetSettings:
 
     agents: int = 4
     """Agent processes at most, 1…100. 4 is what a laptop carries beside its user's work."""
+    crash_loop: int = 5
+    """A task whose agents died this many times in a row soon after their start is held, 2…100: more of it helps nobody."""
+    finish_s: float = 30.0
+    """An agent that has said its last word and still runs after this is stopped; what it left is judged all the same. A CLI
+    that is asked to end flushes its transcript within 3 s; background work it started may need a little longer."""
+    loop_repeats: int = 8
+    """The same call with the same answer this many times in a row is a loop, 3…1000. Polling a build gives other answers."""
+    quick_death_s: float = 60.0
+    """A crash within this time of its start counts for ``crash_loop``."""
+    ramp_s: float = 1.0
+    """Pause between the starts of two agent processes. A coding agent needs about 1 CPU second to start: all at once, they
+    starve each other and the machine."""
+    stall_s: float = 600.0
+    """An agent with no model call or tool in flight whose output, processor time and files all stand still for this long is
+    stopped as stalled. Agent CLIs wait for a silent answer up to 360 s before they try again by themselves."""
+    tool_limit_s: float = 1800.0
+    """How long a tool that declared no time-out may be in flight, without a sign of life, before it counts as stalled."""
     backoff_s: float = 5.0
     """Pause before the first retry of a task; doubles with each further one, up to 300 s, with ±25 % jitter."""
     default_role: str = "command"

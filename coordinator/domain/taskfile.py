@@ -16,7 +16,7 @@ from coordinator.domain.cron import cron_fault
 from coordinator.domain.problem import Problem
 from coordinator.domain.task import TASK_ID, Task
 from coordinator.domain.toml_position import TomlDocument, read_document
-from coordinator.domain.toml_table import ENV_NAME, TomlTable
+from coordinator.domain.toml_table import TomlTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +46,6 @@ LARGEST_PRIORITY: Final = 999_999
 """Ready entries sort by six digits."""
 
 LONGEST_TIMEOUT_S: Final = 7 * 24 * 3600.0
-RESERVED_ENV: Final = ("COORDINATOR_", "GIT_")
 GLOB: Final = re.compile(r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\\]+")
 """A path pattern relative to the repository that cannot lead out of it."""
 
@@ -142,7 +141,7 @@ def _task(table: TomlTable, file: str, line: int) -> Task:
         prompt=_prompt(table),
         accept=table.texts("accept", expected='a shell command line, e.g. "pytest -q"', lines=True, longest=20_000),
         depends_on=tuple(dict.fromkeys(table.texts("depends_on", expected="a task's id", pattern=TASK_ID))),
-        env=_env(table),
+        env=table.variables("env"),
         file=file,
         labels=table.texts("labels", expected="a short text", longest=100),
         line=line,
@@ -178,15 +177,3 @@ def _schedule(table: TomlTable) -> str:
     if fault and isinstance(table.data["schedule"], str):
         table.wrong("schedule", fault, 'five cron fields, e.g. "30 4 * * mon"')
     return " ".join(schedule.split())
-
-
-def _env(table: TomlTable) -> tuple[tuple[str, str], ...]:
-    env = table.table("env")
-    if env is None:
-        return ()
-    for name in env.data:
-        if ENV_NAME.fullmatch(name) is None:
-            env.wrong(name, "is no name of a variable", "letters, digits and _")
-        elif name.startswith(RESERVED_ENV):
-            env.wrong(name, "is set by the coordinator itself", "a name without COORDINATOR_ or GIT_ in front")
-    return tuple(sorted((name, env.text(name, lines=True, longest=100_000)) for name in env.data))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from coordinator.domain.toml_position import TomlDocument
 
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED_ENV: Final = ("COORDINATOR_", "GIT_")
 
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]i?)?B?")
@@ -209,6 +210,18 @@ class TomlTable:
             self.wrong(key, f"{_quoted(value)} is out of range", expected)
             return default
         return int(total)
+
+    def variables(self, key: str) -> tuple[tuple[str, str], ...]:
+        """A table of environment variables to set, sorted by name."""
+        env = self.table(key)
+        if env is None:
+            return ()
+        for name in env.data:
+            if not ENV_NAME.fullmatch(name):
+                env.wrong(name, "is no name of a variable", "letters, digits and _")
+            elif name.startswith(RESERVED_ENV):
+                env.wrong(name, "is set by the coordinator itself", "a name without COORDINATOR_ or GIT_ in front")
+        return tuple(sorted((name, env.text(name, lines=True, longest=100_000)) for name in env.data))
 
 
 def _text_fault(value: object, *, lines: bool, longest: int, pattern: re.Pattern[str] | None) -> str:

@@ -246,7 +246,7 @@ class AgentPool:
         try:
             # -P and cwd "/": no file of the user's repository is taken for a module of ours
             command = (self._python, "-P", "-m", "coordinator", "agent", *where, *how)
-            return process.Spawned.start(command, cwd=Path("/"), env=_environment(), output=log)
+            return process.Spawned.start(command, cwd=Path("/"), env=_environment(), output=(log,))
         finally:
             os.close(log)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from coordinator.policy import brief
 from coordinator.sdk.layout import Layout, branch_name, task_of_entry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from coordinator.domain.card import RoleCard
@@ -29,19 +31,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
-    """One task about to be made ready: its card, the commit to start from, what the last attempt should have known."""
+    """One task about to be made ready: its card, the commit to start from, what the last attempt should have known, and
+    the session of an earlier attempt to go on with (empty: a fresh one)."""
 
     base: str
     card: RoleCard
     feedback: str
     generation: int
+    resume: str = ""
     task: Task
 
 
 class ReadyBoard:
     """The folder ``ready/``."""
 
-    def __init__(self, layout: Layout, workspaces: Workspaces, settings: FleetSettings) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        workspaces: Workspaces,
+        settings: FleetSettings,
+        *,
+        credentials: Callable[[str, int], tuple[str, str]] = lambda task_id, generation: ("", ""),
+    ) -> None:
+        """``credentials`` gives the gateway's base URL and the key for an attempt; both empty while no gateway runs."""
+        self._credentials = credentials
         self._layout = layout
         self._workspaces = workspaces
         self._settings = settings
@@ -104,26 +117,38 @@ class ReadyBoard:
     def _order(self, item: Dispatch) -> Order:
         task, card = item.task, item.card
         folder = self._layout.attempt(task.id, item.generation)
+        gateway, key = self._credentials(task.id, item.generation)
         return Order(
             attempt=str(folder),
             base=item.base,
             branch=branch_name(task.id, item.generation),
             brief=str(folder / "brief.md"),
+            budget_usd=task.budget_usd or card.budget_usd,
             command=card.command,
-            env=task.env,
+            driver=card.driver,
+            env=tuple({**dict(card.variables), **dict(task.env)}.items()),
             env_names=card.env,
+            finish_s=self._settings.finish_s,
+            gateway=gateway,
             generation=item.generation,
             grace_s=self._settings.grace_s,
             heartbeat_s=self._settings.heartbeat_s,
+            home=str(self._layout.home(task.id)),
+            key=key,
+            max_turns=card.max_turns,
             memory_bytes=card.memory_bytes,
             model=task.model or card.model,
             paths=task.paths or card.paths,
+            permission_mode=card.permission_mode,
             priority=task.priority,
             repository=str(self._layout.repository),
+            resume=item.resume,
             role=card.role,
+            session=str(uuid.uuid4()),
             task=task.id,
             timeout_s=task.timeout_s or card.timeout_s,
             title=task.headline,
+            tools=card.tools,
             worktree=str(self._layout.worktree(task.id, item.generation)),
         )
 

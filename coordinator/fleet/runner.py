@@ -10,42 +10,36 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.attempt import Order, Outcome
-from coordinator.domain.errors import StaleGeneration, TemporaryError, ToolFailed
+from coordinator.domain.attempt import Outcome
+from coordinator.domain.errors import StaleGeneration, TemporaryError
 from coordinator.fleet import sighting
+from coordinator.fleet.driver import Said
 from coordinator.fleet.muster import STOP_FILE, Enrolment
+from coordinator.fleet.work import work
 from coordinator.kit import lock, process, process_table
 from coordinator.sdk.agent import Agent
 from coordinator.sdk.layout import task_of_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from coordinator.kit.process import Exit
     from coordinator.sdk.claim import Claim
     from coordinator.sdk.layout import Layout
 
 _log = logging.getLogger(__name__)
-
-PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
-"""All that a command gets of our environment, unless its role card names more."""
 
 NAME_TAKEN: Final = 75
 """Exit code when a living process bears the name (EX_TEMPFAIL of sysexits.h)."""
 STUCK: Final = 70
 """Exit code when something of the command cannot be ended: we leave, the claim stays held (EX_SOFTWARE)."""
 
-_LOG_BYTES: Final = 256 * 1024 * 1024
-"""An agent that prints more is stopped: it fills the disk of everybody else."""
 _LOOK_S: Final = 0.25
-_NOTE_EVERY: Final = 8
 _SHORTEST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -68,17 +62,6 @@ async def run_agent(
     finally:
         enrolment.leave()
     return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What goes into the result; not ``clean``: something of the command still runs and cannot be ended."""
-
-    outcome: Outcome
-    clean: bool = True
-    exit_code: int | None = None
-    reason: str = ""
-    summary: str = ""
 
 
 class _Runner:
@@ -179,7 +162,16 @@ class _Runner:
             with claim:
                 self._enrolment.work_on(order.task, order.generation)
                 said = await self._watched(claim)
-                claim.result(said.outcome, exit_code=said.exit_code, reason=said.reason, summary=said.summary)
+                claim.result(
+                    said.outcome,
+                    cost_usd=said.cost_usd,
+                    exit_code=said.exit_code,
+                    reason=said.reason,
+                    retry_at=said.retry_at,
+                    session=said.session,
+                    summary=said.summary,
+                    turns=said.turns,
+                )
                 if not said.clean:
                     _log.critical(
                         "its command cannot be ended, the claim stays held", extra={"action": "stuck", **extra}
@@ -196,134 +188,35 @@ class _Runner:
     async def _watched(self, claim: Claim) -> Said:
         """Do the work, ended early when the attempt's stop file appears or a newer owner does."""
         self._stop_reason = ""
-        work = self._work = asyncio.create_task(_work(claim))
-        stop_file, turn = Path(claim.order.attempt) / STOP_FILE, 0
+        task = self._work = asyncio.create_task(work(claim))
+        stop_file = Path(claim.order.attempt) / STOP_FILE
         try:
-            while True:
-                await asyncio.wait({work}, timeout=_LOOK_S)
-                turn += 1
-                if work.done():
-                    break
-                if not self._stop_reason and claim.lost.is_set():
+            while not task.done():
+                await asyncio.wait({task}, timeout=_LOOK_S)
+                if task.done() or self._stop_reason:
+                    continue
+                if claim.lost.is_set():
                     self._end_work("a newer owner has taken over")
-                elif not self._stop_reason and os.path.lexists(stop_file):
+                elif os.path.lexists(stop_file):
                     self._end_work(_first_line(stop_file) or "stopped from outside")
-                elif turn % _NOTE_EVERY == 0 and not claim.lost.is_set():
-                    _pass_on_note(claim)
         finally:
             self._work = None
-            await _finish(work)
-        if work.cancelled():
-            clean = not process_table.lock_holders(self._layout.claim_lock(claim.order.task))
+            await _finish(task)
+        if task.cancelled():
+            clean = not process_table.lock_holders(claim.lock_path)
             return Said(outcome=Outcome.STOPPED, reason="stopped", summary=self._stop_reason, clean=clean)
-        return work.result()
+        said = task.result()
+        return replace(said, summary=self._stop_reason) if said.outcome is Outcome.STOPPED else said
 
 
-async def _finish(work: asyncio.Task[Said]) -> None:
+async def _finish(task: asyncio.Task[Said]) -> None:
     """When we are cancelled ourselves, the work ends first."""
-    while not work.done():
-        work.cancel()
+    while not task.done():
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await asyncio.wait({work})
-
-
-async def _work(claim: Claim) -> Said:
-    order = claim.order
-    if not order.command:
-        return Said(outcome=Outcome.UNSTARTED, reason="no_command", summary=f"role {order.role} has no command")
-    try:
-        worktree = await _clone(claim)
-    except (ToolFailed, OSError) as error:
-        return Said(outcome=Outcome.UNSTARTED, reason="worktree", summary=f"no working tree: {error}")
-    argv = [sys.executable if word == "{python}" else word for word in order.command]
-    ended = await process.run(
-        argv,
-        cwd=worktree,
-        env=command_environment(order, os.environ),
-        exclusive=True,
-        limits=process.Limits(
-            timeout_s=order.timeout_s,
-            grace_s=order.grace_s,
-            memory_bytes=order.memory_bytes,
-            output_bytes=_LOG_BYTES,
-        ),
-        output=_log_of(order),
-        pass_fds=(claim.lock_fd,),
-        stdin=Path(order.brief),
-    )
-    return _said(order, ended)
-
-
-async def _clone(claim: Claim) -> Path:
-    """In a thread, because git takes its time. When it is to end early, git is killed: it is all we run meanwhile."""
-    thread = asyncio.ensure_future(asyncio.to_thread(claim.prepare_worktree))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        while not thread.done():
-            for member in process.tree(os.getpid())[1:]:
-                process_table.send(member, signal.SIGKILL)
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({thread}, timeout=0.05)
-        thread.exception()  # looked at, so that nobody reports it as never looked at
-        raise
-
-
-def command_environment(order: Order, environment: Mapping[str, str]) -> dict[str, str]:
-    """All that the command may see: the least of ours, what its card and its task name, and where it is."""
-    names = (*PASSED_ON, *order.env_names)
-    env = {name: environment[name] for name in names if name in environment}
-    env |= dict(order.env)
-    return env | {
-        "COORDINATOR_ATTEMPT": order.attempt,
-        "COORDINATOR_BRIEF": order.brief,
-        "COORDINATOR_GENERATION": str(order.generation),
-        "COORDINATOR_PYTHON": sys.executable,
-        "COORDINATOR_ROLE": order.role,
-        "COORDINATOR_TASK": order.task,
-        "COORDINATOR_WORKTREE": order.worktree,
-        "GIT_TERMINAL_PROMPT": "0",
-    }
-
-
-def _said(order: Order, ended: Exit) -> Said:
-    last = _last_line(_log_of(order))
-    more = f": {last}" if last else ""
-    if ended.spawn_error:
-        outcome, reason, summary = Outcome.UNSTARTED, "spawn", ended.spawn_error
-    elif ended.timed_out:
-        outcome, reason, summary = Outcome.OVER_TIME, "timeout", f"over its time limit of {order.timeout_s:g} s{more}"
-    elif ended.output_exceeded:
-        limit = f"printed more than {_LOG_BYTES // 1024**2} MiB and was stopped"
-        outcome, reason, summary = Outcome.FAILED, "output", limit
-    elif ended.code == 0:
-        outcome, reason, summary = Outcome.DONE, "", last
-    elif ended.signal is not None:
-        outcome, reason, summary = Outcome.FAILED, f"signal {ended.signal}", f"ended by signal {ended.signal}{more}"
-    else:
-        outcome, reason, summary = Outcome.FAILED, f"exit {ended.code}", f"exit code {ended.code}{more}"
-    return Said(outcome=outcome, clean=ended.clean, exit_code=ended.code, reason=reason, summary=summary)
-
-
-def _log_of(order: Order) -> Path:
-    return Path(order.attempt) / "agent.log"
-
-
-def _last_line(path: Path) -> str:
-    """The last line that says something, fit for a screen."""
-    lines = [line.strip() for line in sighting.last_lines(path).splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
-    return "".join(sign for sign in last if sign.isprintable())[:300]
+            await asyncio.wait({task})
 
 
 def _first_line(path: Path) -> str:
     lines = sighting.last_lines(path).strip().splitlines()
     return lines[0][:300] if lines else ""
-
-
-def _pass_on_note(claim: Claim) -> None:
-    """What the command printed last is what people see it doing."""
-    note = _last_line(_log_of(claim.order))
-    if note:
-        with suppress(OSError, StaleGeneration):  # the heartbeat's own thread sees the same and decides
-            claim.progress(note)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.domain.attempt import ClaimRecord, Order, Result
+from coordinator.domain.vitals import Vitals
 from coordinator.kit import lock
 
 if TYPE_CHECKING:
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """``beat`` is the heartbeat file's modification stamp (compared for change only), ``doing`` its ``state``."""
+    """``beat`` is the heartbeat file's modification stamp (compared for change only), ``doing`` its ``state``.
+
+    ``vitals`` are what its runner sees of it; agents that only speak the protocol may leave them out."""
 
     beat: int = 0
     doing: str = ""
     held: bool
     note: str = ""
     record: ClaimRecord | None
+    vitals: Vitals | None = None
 
 
 def look(layout: Layout, task_id: str, generation: int) -> Sighting:
@@ -47,7 +51,17 @@ def look(layout: Layout, task_id: str, generation: int) -> Sighting:
         beat=beat,
         doing=str(data.get("state", ""))[:40],
         note=str(data.get("note", ""))[:200],
+        vitals=_vitals(data.get("vitals")),
     )
+
+
+def _vitals(data: object) -> Vitals | None:
+    """None when there are none, when they are no vitals or of another boot: then their times mean nothing."""
+    try:
+        vitals = Vitals.from_json(data) if isinstance(data, dict) else None
+    except TypeError:
+        return None
+    return vitals if vitals is not None and vitals.boot == lock.boot_id() else None
 
 
 def read_order(layout: Layout, task_id: str, generation: int) -> Order | None:
@@ -72,7 +86,7 @@ def read_result(layout: Layout, task_id: str, generation: int) -> Result | None:
 def last_lines(path: Path, limit_bytes: int = 2_000) -> str:
     """The end of a log, for a reason or a brief; empty when there is none."""
     try:
-        with _open_regular(path) as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - limit_bytes))
             text: str = file.read(limit_bytes).decode(errors="replace")
@@ -89,7 +103,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _open_regular(path: Path) -> Any:
+def open_regular(path: Path) -> Any:
     """Open without following a link and without hanging on a pipe that an agent put there."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

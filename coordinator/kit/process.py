@@ -13,16 +13,15 @@ import math
 import os
 import secrets
 import shutil
-import stat
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from coordinator.kit import process_table
 from coordinator.kit.kin import Kin, below
-from coordinator.kit.process_table import Member
+from coordinator.kit.process_files import Room, open_sink, open_source
+from coordinator.kit.process_table import Member, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +32,6 @@ LINEAGE: Final = "COORDINATOR_LINEAGE"
 
 _LOOK_S: Final = 0.1
 _LEFTOVER_GRACE_S: Final = 0.5
-_OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _LIMITED: Final = 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"'
 """Sets the limit without code between fork and exec. Fails only where a tighter one holds or the system has none."""
@@ -54,13 +52,14 @@ class Limits:
 class Exit:
     """How it ended. ``spawn_error`` is a sentence when it never started; otherwise ``code`` or ``signal`` is set.
 
-    ``timed_out`` and ``output_exceeded`` mean that we ended it. ``leftover`` counts descendants that outlived a program
-    which ended by itself. ``clean`` is False when even SIGKILL did not end one (a disk that does not answer).
+    ``timed_out``, ``output_exceeded`` and ``memory_exceeded`` mean that we ended it. ``leftover`` counts descendants that
+    outlived a program which ended by itself. ``clean`` is False when even SIGKILL did not end one (a disk that does not answer).
     """
 
     clean: bool = True
     code: int | None = None
     leftover: int = 0
+    memory_exceeded: bool = False
     output_exceeded: bool = False
     signal: int | None = None
     spawn_error: str = ""
@@ -83,19 +82,19 @@ class Spawned:
         *,
         cwd: Path,
         env: Mapping[str, str],
-        output: int,
+        output: Sequence[int],
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
     ) -> Self:
-        """Raise ``OSError`` or ``ValueError`` when it cannot be started."""
+        """``output`` takes stdout and, the last of it, stderr. Raise ``OSError`` or ``ValueError`` when it cannot be started."""
         return cls(
             subprocess.Popen(
                 list(argv),
                 cwd=cwd,
                 env=dict(env),
                 stdin=stdin,
-                stdout=output,
-                stderr=output,
+                stdout=output[0],
+                stderr=output[-1],
                 pass_fds=tuple(pass_fds),
                 start_new_session=True,
             )
@@ -127,13 +126,14 @@ async def run(
     env: Mapping[str, str],
     limits: Limits,
     output: Path | int,
+    errors: Path | None = None,
     stdin: Path | bytes | None = None,
     pass_fds: Sequence[int] = (),
     on_start: Callable[[int], None] | None = None,
     exclusive: bool = False,
 ) -> Exit:
-    """Run ``argv`` to its end; stdout and stderr are appended to ``output``. A cancel ends the whole tree first; a second
-    one cuts the grace short.
+    """Run ``argv`` to its end; stdout and stderr are appended to ``output``, or stderr to ``errors``. A cancel ends the whole
+    tree first; a second one cuts the grace short.
 
     ``env`` is the whole environment (plus ``LINEAGE``). ``exclusive``: this process runs nothing else meanwhile, so
     every new descendant of it (see ``adopt_orphans``) belongs to the program, whatever it did to hide.
@@ -144,11 +144,11 @@ async def run(
     others = _descendants() if exclusive else None
     with contextlib.ExitStack() as stack:
         try:
-            sink = _sink(stack, output)
-            room = _Room(sink, limits.output_bytes)
+            sinks = tuple(open_sink(stack, place) for place in (output, errors) if place is not None)
+            room = Room(sinks, limits.output_bytes)
             marked = {**env, LINEAGE: _lineage(mark)}
-            program, source = _limited(argv, cwd, env, limits.memory_bytes), _source(stack, stdin)
-            spawned = Spawned.start(program, cwd=cwd, env=marked, output=sink, stdin=source, pass_fds=pass_fds)
+            program, source = _limited(argv, cwd, env, limits.memory_bytes), open_source(stack, stdin)
+            spawned = Spawned.start(program, cwd=cwd, env=marked, output=sinks, stdin=source, pass_fds=pass_fds)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             return Exit(spawn_error=f"cannot start {argv[0] if argv else 'nothing'}: {error}")
         kin = Kin(spawned.member, lineage=mark, others=others)
@@ -168,7 +168,7 @@ def _with_code(ended: Exit, code: int | None) -> Exit:
 
 
 async def _attend(
-    spawned: Spawned, kin: Kin, limits: Limits, room: _Room, on_start: Callable[[int], None] | None
+    spawned: Spawned, kin: Kin, limits: Limits, room: Room, on_start: Callable[[int], None] | None
 ) -> tuple[_Cause, bool, int | None]:
     """Wait for an end and leave nobody behind, whatever is raised meanwhile. Reaped last: until then its session is its
     own for certain."""
@@ -187,7 +187,7 @@ async def _attend(
     return cause, clean, code
 
 
-async def _watch(spawned: Spawned, limits: Limits, room: _Room) -> _Cause:
+async def _watch(spawned: Spawned, limits: Limits, room: Room) -> _Cause:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limits.timeout_s
     gone = asyncio.ensure_future(exited(spawned.member))
@@ -221,55 +221,6 @@ async def _to_the_end(kin: Kin, grace_s: float) -> bool:
     if cancelled or work.cancelled():
         raise asyncio.CancelledError
     return work.result()
-
-
-class _Room:
-    """How much of the output's file may be filled."""
-
-    def __init__(self, sink: int, limit_bytes: int) -> None:
-        self._sink = sink
-        self._limit_bytes = limit_bytes
-        self._start = _size(sink)
-        self._over = False
-
-    def exceeded(self) -> bool:
-        self._over = self._over or 0 < self._limit_bytes < _size(self._sink) - self._start
-        return self._over
-
-    def cut(self) -> bool:
-        """Whether the limit was passed; what is beyond it is thrown away. Only for when nobody writes any more."""
-        if self.exceeded():
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._sink, self._start + self._limit_bytes)
-        return self._over
-
-
-def _size(descriptor: int) -> int:
-    return os.fstat(descriptor).st_size
-
-
-def _open(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
-    """A regular file only: neither a symlink nor a fifo planted in its place leads us anywhere."""
-    descriptor = os.open(path, flags | _OPEN_FLAGS, 0o600)
-    stack.callback(os.close, descriptor)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise ValueError(f"{path} is not a regular file")
-    return descriptor
-
-
-def _sink(stack: contextlib.ExitStack, output: Path | int) -> int:
-    return output if isinstance(output, int) else _open(stack, output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-
-def _source(stack: contextlib.ExitStack, stdin: Path | bytes | None) -> int:
-    if stdin is None:
-        return subprocess.DEVNULL
-    if not isinstance(stdin, bytes):
-        return _open(stack, stdin, os.O_RDONLY)
-    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
-    file.write(stdin)
-    file.seek(0)
-    return file.fileno()
 
 
 def _lineage(mark: str) -> str:
@@ -339,6 +290,26 @@ def adopt_orphans() -> bool:
 
     set_child_subreaper = 36
     return bool(ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0) == 0)
+
+
+def usage(pid: int) -> Usage:
+    """What all descendants of the process use, without itself."""
+    if sys.platform != "linux":
+        return _usage_elsewhere(pid)
+    return process_table.usage_below(pid)
+
+
+def _usage_elsewhere(pid: int) -> Usage:
+    import psutil
+
+    cpu_s, memory_bytes, count = 0.0, 0, 0
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                times = child.cpu_times()
+                cpu_s, memory_bytes = cpu_s + times.user + times.system, memory_bytes + child.memory_info().rss
+                count += 1
+    return Usage(cpu_s=cpu_s, memory_bytes=memory_bytes, processes=count)
 
 
 def rss_bytes(pid: int) -> int:

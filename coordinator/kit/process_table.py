@@ -112,6 +112,62 @@ def environment(pid: int) -> frozenset[bytes] | None:
         return frozenset()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What some processes together use: CPU seconds so far (their ended children's included), bytes in memory, how many
+    they are. ``memory_bytes`` counts a page that several of them share several times."""
+
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+    processes: int = 0
+
+
+def usage_below(pid: int) -> Usage:
+    """Of all descendants of a process, without itself. A walk down the tree, not over the table: 0.1 ms. Linux only."""
+    ticks = pages = count = 0
+    todo = _children(pid)
+    while todo:
+        each = todo.pop()
+        try:
+            fields = (_PROC / str(each) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if len(fields) < 22 or fields[0] in "ZX":
+            continue
+        ticks += sum(int(field) for field in fields[11:15])
+        pages += int(fields[21])
+        count += 1
+        todo += _children(each)
+    return Usage(
+        cpu_s=ticks / os.sysconf("SC_CLK_TCK"), memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"), processes=count
+    )
+
+
+def shared_fairly_below(pid: int) -> int:
+    """Bytes in memory of all descendants, each shared page counted once in all (PSS). Dearer than ``usage_below``."""
+    total, todo = 0, _children(pid)
+    while todo:
+        each = todo.pop()
+        with contextlib.suppress(OSError, ValueError):
+            for line in (_PROC / str(each) / "smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+        todo += _children(each)
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        threads = os.listdir(_PROC / str(pid) / "task")
+    except OSError:
+        return found
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            found += map(int, (_PROC / str(pid) / "task" / thread / "children").read_text().split())
+    return found
+
+
 def send(member: Member, number: signal.Signals) -> bool:
     """Signal it; False when it is gone (or not ours to signal). The pid cannot change hands in between: the descriptor
     is opened first and the start compared afterwards."""

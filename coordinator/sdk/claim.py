@@ -21,7 +21,9 @@ from coordinator.kit import lock
 from coordinator.sdk import worktree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
+    from typing import Any
 
     from coordinator.domain.attempt import ClaimRecord, Order
 
@@ -43,17 +45,21 @@ class Heartbeat:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         self._writing = threading.Lock()
         self._state, self._note = "preparing", ""
+        self._vitals: Mapping[str, Any] = {}
         try:
             self.say("preparing", "")
         except BaseException:
             self.close()
             raise
 
-    def say(self, state: str, note: str) -> None:
-        """Rewrite the line in place; an empty ``state`` keeps the one before."""
+    def say(self, state: str, note: str, vitals: Mapping[str, Any] | None = None) -> None:
+        """Rewrite the line in place; an empty ``state`` keeps the one before, and so do ``vitals`` that are None."""
         with self._writing:
             self._state, self._note = state or self._state, note
-            line = {"note": note[:_LONGEST_NOTE], "pid": os.getpid(), "state": self._state}
+            self._vitals = self._vitals if vitals is None else vitals
+            line: dict[str, Any] = {"note": note[:_LONGEST_NOTE], "pid": os.getpid(), "state": self._state}
+            if self._vitals:
+                line["vitals"] = dict(self._vitals)
             data = json.dumps(line).encode() + b"\n"
             if self._fd >= 0:
                 os.pwrite(self._fd, data, 0)
@@ -123,6 +129,11 @@ class Claim:
         self._check_open()
         return self._held.fd
 
+    @property
+    def lock_path(self) -> Path:
+        """The file whose lock is the claim."""
+        return self._record_path.with_suffix(".lock")
+
     def brief(self) -> str:
         """What is asked, as Markdown."""
         return Path(self.order.brief).read_text(encoding="utf-8")
@@ -139,10 +150,13 @@ class Claim:
         self.progress("working tree is ready", state="running")
         return path
 
-    def progress(self, note: str, *, state: str = "") -> None:
-        """Tell people what is being done; ``state`` is ``preparing``, ``running`` or ``finishing`` (empty: as before)."""
+    def progress(self, note: str, *, state: str = "", vitals: Mapping[str, Any] | None = None) -> None:
+        """Tell people what is being done; ``state`` is ``preparing``, ``running`` or ``finishing`` (empty: as before).
+
+        ``vitals`` (the fields of ``domain.vitals.Vitals``) tell the coordinator that what looks idle is at work.
+        """
         self._check_current()
-        self._beat.say(state, note)
+        self._beat.say(state, note, vitals)
 
     def release(self) -> None:
         """Let the task go; safe to call twice. The record is marked unless a newer owner's is there already."""
@@ -171,7 +185,10 @@ class Claim:
         cost_usd: float = 0.0,
         exit_code: int | None = None,
         reason: str = "",
+        retry_at: float = 0.0,
+        session: str = "",
         summary: str = "",
+        turns: int = 0,
     ) -> None:
         """Write ``result.json``, once. It is a word only: what lands is decided by the gate."""
         self._check_current()
@@ -186,8 +203,11 @@ class Claim:
             generation=self.order.generation,
             outcome=str(Outcome(outcome)),
             reason=reason[:_LONGEST_NOTE],
+            retry_at=retry_at,
+            session=session[:_LONGEST_NOTE],
             summary=summary[:_LONGEST_SUMMARY],
             task=self.order.task,
+            turns=turns,
         )
         path = Path(self.order.attempt) / "result.json"
         lock.write_atomic(path, json.dumps(said.to_json(), sort_keys=True).encode() + b"\n")

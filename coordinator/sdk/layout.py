@@ -65,6 +65,11 @@ class Layout:
         return self.state / "daemon.lock"
 
     @property
+    def homes(self) -> Path:
+        """One folder per task: what its agents keep from one attempt to the next (configuration, sessions)."""
+        return self.state / "homes"
+
+    @property
     def ledger(self) -> Path:
         return self.state / "ledger.db"
 
@@ -84,6 +89,9 @@ class Layout:
 
     def claim_record(self, task_id: str) -> Path:
         return self.claims / f"{task_id}.json"
+
+    def home(self, task_id: str) -> Path:
+        return self.homes / task_id
 
     def ready_entry(self, priority: int, seq: int, task_id: str) -> Path:
         """Sorted by name, the most urgent and oldest first; the content is ``{"generation": N, "role": "…"}``."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.fleet import runner
+from coordinator.fleet import runner, work
 from coordinator.fleet.muster import read_muster
 from coordinator.kit import lock
 from coordinator.kit.lock import process_start
@@ -99,7 +99,7 @@ def test_the_environment_is_only_what_is_allowed(layout: Layout, started: list[s
     assert (env["COORDINATOR_TASK"], env["COORDINATOR_GENERATION"], env["COORDINATOR_ROLE"]) == ("one", "1", "r")
     assert (env["A"], env["HOME"], env["KEY"], env["TZ"]) == ("b=c\nd", "/x", "k", "UTC")
     assert env["COORDINATOR_PYTHON"] == sys.executable
-    allowed = {*runner.PASSED_ON, "A", "KEY", "PWD", "OLDPWD", "SHLVL", "_", "GIT_TERMINAL_PROMPT"}
+    allowed = {*work.PASSED_ON, "A", "KEY", "PWD", "OLDPWD", "SHLVL", "_", "GIT_TERMINAL_PROMPT"}
     assert {name for name in env if not name.startswith("COORDINATOR_")} <= allowed
     assert "COORDINATOR_STATE" not in env
 

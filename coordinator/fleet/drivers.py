@@ -1,0 +1,19 @@
+"""The table of drivers: which kinds of agent programs we know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator.fleet.driver import PlainDriver
+
+if TYPE_CHECKING:
+    from coordinator.fleet.driver import Driver
+
+
+def of(name: str) -> Driver:
+    """Raise ``ValueError`` for a kind that is not known (an order of a newer daemon)."""
+    match name:
+        case "plain" | "":
+            return PlainDriver()
+        case _:
+            raise ValueError(f"no driver is called {name!r} here")
