@@ -224,7 +224,8 @@ def _offline(root: Path) -> AbstractAsyncContextManager[Operations]:
 
 def _run_daemon(root: Path, arguments: command.RunArguments, *, as_json: bool) -> int:
     """The daemon with its screen, its log, its local API, and the summary at the end."""
-    from coordinator import daemon
+    from coordinator import life
+    from coordinator.daemon import RunOptions
 
     if arguments.agents is not None and not 1 <= arguments.agents <= _MOST_AGENTS:
         expected = f"a number from 1 to {_MOST_AGENTS}"
@@ -235,14 +236,18 @@ def _run_daemon(root: Path, arguments: command.RunArguments, *, as_json: bool) -
     state = root / settings.paths.state
     set_up(logging_as, stream=sys.stderr, file=state / "daemon.log" if live else None)
     summary = RunSummary()
-    options = daemon.RunOptions(
-        agents=arguments.agents, self_improve=arguments.self_improve, until_idle=arguments.until_idle
+    options = RunOptions(
+        agents=arguments.agents,
+        leave_agents=arguments.leave_agents,
+        self_improve=arguments.self_improve,
+        stop_within_s=arguments.stop_within,
+        until_idle=arguments.until_idle,
     )
 
     def screens(running: LiveDaemon) -> Sequence[Service]:
         return _screens(running, logging_as, live=live, as_json=as_json)
 
-    code = asyncio.run(daemon.run(root, options, screens=screens, tap=summary.take))
+    code = asyncio.run(life.run(root, options, screens=screens, tap=summary.take))
     _print_summary(summary, root, state, as_json=as_json)
     return code
 
@@ -251,6 +256,8 @@ def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_jso
     """On a terminal a picture, elsewhere lines, with ``--json`` objects; the API is there in any case."""
     from coordinator.api.desk import Desk as MadeDesk
     from coordinator.api.server import ApiServer
+    from coordinator.kit.systemd import Systemd
+    from coordinator.surface.systemd import SystemdReport
 
     desk = MadeDesk(
         clock=running.clock,
@@ -261,10 +268,13 @@ def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_jso
         store=running.store,
         version=__version__,
     )
-    api = ApiServer(desk, _verbs())
+    services: list[Service] = [ApiServer(desk, _verbs())]
+    manager = Systemd.from_environment(os.environ)
+    if manager is not None:
+        services.append(SystemdReport(running, manager))
     if live:
-        return [LiveView(running, sys.stdout, columns=lambda: terminal.columns(sys.stdout)), api]
-    return [EventLog(running.bus, sys.stdout, logging_as, every=as_json), api]
+        return [LiveView(running, sys.stdout, columns=lambda: terminal.columns(sys.stdout)), *services]
+    return [EventLog(running.bus, sys.stdout, logging_as, every=as_json), *services]
 
 
 def _print_summary(summary: RunSummary, root: Path, state: Path, *, as_json: bool) -> None:

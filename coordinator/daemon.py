@@ -1,21 +1,16 @@
-"""The only wiring: builds every room, joins them by events and callbacks, runs them, takes them down.
+"""The only wiring: builds every room and joins them by events and callbacks.
 
-Owns one invariant: one daemon per directory, by a held lock. It knows everything and decides nothing.
+It knows everything and decides nothing. Starting, draining and stopping it is ``life``'s.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import signal
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
-from coordinator.domain.errors import GateBroken
-from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonStopped, Noticed
+from coordinator.domain.event import Noticed
 from coordinator.domain.task import TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
@@ -41,19 +36,13 @@ from coordinator.kit.store import Store
 from coordinator.sdk.layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
     from coordinator.improve.discovery import FoldReport
-    from coordinator.kit.service import Service
 
-_FOLLOW_S = 30.0
-_SWEEP_S = 600.0
 _JOURNAL_KEEP = 200_000
-_BROKEN_PATIENCE = 2.0
-"""A run that is to end when idle gives a broken gate this many retries to mend."""
 
 _KEPT = (TaskState.READY, TaskState.CLAIMED, TaskState.RUNNING)
 """States in which an attempt's worktree is in use."""
@@ -61,10 +50,16 @@ _KEPT = (TaskState.READY, TaskState.CLAIMED, TaskState.RUNNING)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What ``coordinator run`` was asked for. ``agents`` overrides the settings."""
+    """What ``coordinator run`` was asked for. ``agents`` overrides the settings.
+
+    ``leave_agents``: a stop leaves the agents at work, for the next daemon to find. ``stop_within_s``: a drain that takes
+    longer becomes a stop at once (None: it may take as long as it takes).
+    """
 
     agents: int | None = None
+    leave_agents: bool = False
     self_improve: bool = False
+    stop_within_s: float | None = None
     until_idle: bool = False
 
 
@@ -192,6 +187,9 @@ class Daemon:
             waiting=len(self.lander.waiting()),
         )
 
+    def turned_s(self) -> float:
+        return self.clock.monotonic() - self.steward.turned_at
+
     # -- what is done now and then ------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
@@ -207,164 +205,6 @@ class Daemon:
         await self.workspaces.sweep(active)
         self.store.execute("journal_trim", keep=_JOURNAL_KEEP)
         self.store.execute("baselines_trim")
-
-
-class Run:
-    """One life of a daemon: start, serve until told or idle, drain, stop. The result is an exit code."""
-
-    def __init__(self, daemon: Daemon, began: float) -> None:
-        self._daemon = daemon
-        self._began = began
-        self._wanted: asyncio.Event = asyncio.Event()
-        self._now: asyncio.Event = asyncio.Event()
-        self._reason = ""
-        self._interrupted = False
-
-    async def serve(self, screens: Sequence[Service]) -> int:
-        """Start everything, wait for an end, take everything down."""
-        daemon = self._daemon
-        self._listen()
-        for service in screens:
-            daemon.supervisor.start(service)
-        await daemon.follow()
-        adopted = await daemon.recover()
-        self._start_services()
-        self._announce(adopted)
-        try:
-            await self._until_end()
-            code = await self._drain()
-        finally:
-            await daemon.supervisor.stop()
-        return code
-
-    def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal, number)
-
-    def _on_signal(self, number: int) -> None:
-        """The first asks for a drain, the second for an end at once."""
-        if self._wanted.is_set():
-            self._now.set()
-        self._interrupted = self._interrupted or number == signal.SIGINT
-        self._reason = "interrupted (Ctrl-C)" if number == signal.SIGINT else "asked to stop (SIGTERM)"
-        self._wanted.set()
-
-    def _start_services(self) -> None:
-        daemon = self._daemon
-        daemon.ticks.every("follow-target", _FOLLOW_S, daemon.follow)
-        daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
-        if daemon.options.self_improve:
-            daemon.ticks.every("scan", daemon.settings.discovery.interval_s, daemon.discovery.look_again, jitter_s=30.0)
-        services: list[Service] = [daemon.lander, daemon.pool, daemon.spool, daemon.steward, daemon.ticks]
-        if daemon.options.self_improve:
-            services.append(daemon.discovery)
-        for service in services:
-            daemon.supervisor.start(service)
-        daemon.ticks.run_soon("sweep")
-
-    def _announce(self, adopted: int) -> None:
-        daemon = self._daemon
-        daemon.bus.publish(
-            DaemonReady(
-                adopted=adopted,
-                api=str(daemon.layout.api),
-                pid=os.getpid(),
-                target=daemon.settings.land.target,
-                tasks=len(daemon.ledger),
-                took_s=round(daemon.clock.monotonic() - self._began, 3),
-            )
-        )
-
-    async def _until_end(self) -> None:
-        """Return when a signal asked for it or, with ``until_idle``, when nothing is left to do."""
-        quiet = 0
-        while not self._wanted.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), 0.2)
-            if not self._daemon.options.until_idle:
-                continue
-            quiet = quiet + 1 if self._idle() else 0
-            if quiet >= 3 or self._gate_is_hopeless():
-                self._reason = self._reason or ("idle" if quiet >= 3 else "the gate is broken")
-                return
-
-    def _idle(self) -> bool:
-        daemon = self._daemon
-        if daemon.options.self_improve and daemon.discovery.busy:
-            return False
-        return daemon.steward.idle()
-
-    def _gate_is_hopeless(self) -> bool:
-        """The gate stayed broken over several retries and nothing else is at work."""
-        daemon = self._daemon
-        entries = daemon.ledger.in_state(TaskState.CLAIMED, TaskState.RUNNING)
-        patience = daemon.settings.gate.retry_s * _BROKEN_PATIENCE
-        return not entries and daemon.lander.broken_s() > patience
-
-    async def _drain(self) -> int:
-        daemon = self._daemon
-        daemon.steward.drain()
-        running = daemon.steward.at_work()
-        daemon.bus.publish(DaemonDraining(reason=self._reason, running=running))
-        await self._finish_work()
-        if self._now.is_set():
-            await daemon.pool.stop_now()
-        else:
-            await daemon.pool.drain()
-        daemon.bus.publish(DaemonStopped(reason=self._reason))
-        return self._code()
-
-    async def _finish_work(self) -> None:
-        """Let agents end what they do, and the gate judge what they leave, for a while."""
-        steward, clock, patience_s = self._daemon.steward, self._daemon.clock, self._daemon.settings.fleet.drain_s
-        since = clock.monotonic()
-        while steward.at_work() and not self._now.is_set() and not self._gate_is_hopeless():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._now.wait(), 0.2)
-            since = clock.monotonic() if steward.agents_at_work() else since
-            if clock.monotonic() - since > patience_s:
-                message = f"{steward.at_work()} tasks wait for the gate; they are judged at the next start"
-                self._daemon.bus.publish(Noticed(subject="drain", message=message))
-                return
-
-    def _code(self) -> int:
-        daemon = self._daemon
-        if daemon.lander.broken() or daemon.lander.parked():
-            return GateBroken.exit_code
-        if self._interrupted:
-            return 130
-        return 1 if daemon.ledger.count(TaskState.FAILED) else 0
-
-
-async def run(
-    root: Path,
-    options: RunOptions,
-    *,
-    screens: Callable[[Daemon], Sequence[Service]] = lambda _: (),
-    tap: Callable[[Published], None] | None = None,
-) -> int:
-    """Run the daemon on the repository at ``root`` and return its exit code.
-
-    ``screens`` makes the services that show what happens; ``tap`` sees every event before anybody else does.
-    Raises ``BadRepository``, ``BadInput`` (settings), ``DaemonBusy``.
-    """
-    clock = SystemClock()
-    began = clock.monotonic()
-    facts = await git.inspect(root)
-    settings = files.read_settings(facts.top)
-    if options.agents is not None:
-        settings = replace(settings, fleet=replace(settings.fleet, agents=options.agents))
-    layout = Layout(facts.top, facts.top / settings.paths.state)
-    make_state(layout)
-    with sole_daemon(layout):
-        daemon = Daemon(layout, settings, facts, options)
-        if tap is not None:
-            daemon.bus.tap(tap)
-        try:
-            return await Run(daemon, began).serve(screens(daemon))
-        finally:
-            daemon.store.close()
 
 
 class Offline(Operator):

@@ -49,6 +49,10 @@ class RunArguments:
     agents: int | None = option("agent processes at most, 1 to 100", default=None, short="-a", metavar="N")
     until_idle: bool = option("end when nothing is left to do", default=False)
     self_improve: bool = option("let discovery look for work", default=False)
+    leave_agents: bool = option("a stop leaves the agents at work; the next run finds them", default=False)
+    stop_within: float | None = option(
+        "a stop that takes longer than this stops the agents, too", default=None, metavar="SECONDS"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,16 @@ def _ready(event: happened.DaemonReady) -> Phrase:
     return Phrase("ready", text, logging.INFO, STRONG)
 
 
+def _reloading(event: happened.DaemonReloading) -> Phrase:
+    return Phrase("reloading", f"{event.reason}: reading the configuration again; agents go on", logging.INFO, STRONG)
+
+
+def _reload_refused(event: happened.ReloadRefused) -> Phrase:
+    more = f" (and {len(event.problems) - 1} more)" if len(event.problems) > 1 else ""
+    text = f"the old configuration stays in force: {event.problems[0]}{more}"
+    return Phrase("not reloaded", text, logging.ERROR, BAD)
+
+
 def _stopped(event: happened.DaemonStopped) -> Phrase:
     return Phrase("stopped", said(event.reason), logging.INFO, STRONG)
 
@@ -179,12 +189,14 @@ _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.AttemptEnded: _attempt_ended,
     happened.DaemonDraining: _draining,
     happened.DaemonReady: _ready,
+    happened.DaemonReloading: _reloading,
     happened.DaemonStopped: _stopped,
     happened.FindingsFolded: _folded,
     happened.GateBroke: _gate_broke,
     happened.GateJudged: _gate_judged,
     happened.GateMended: _gate_mended,
     happened.Noticed: _noticed,
+    happened.ReloadRefused: _reload_refused,
     happened.ServiceFailed: _service_failed,
     happened.SpoolRead: _spool,
     happened.TaskChanged: _changed,

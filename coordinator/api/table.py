@@ -8,6 +8,7 @@ from coordinator.api import (
     verbs_explain,
     verbs_fleet,
     verbs_operate,
+    verbs_service,
     verbs_setup,
     verbs_status,
     verbs_tasks,
@@ -19,5 +20,5 @@ if TYPE_CHECKING:
 
 def all_verbs() -> tuple[Verb, ...]:
     """Sorted by name."""
-    modules = (verbs_explain, verbs_fleet, verbs_operate, verbs_setup, verbs_status, verbs_tasks)
+    modules = (verbs_explain, verbs_fleet, verbs_operate, verbs_service, verbs_setup, verbs_status, verbs_tasks)
     return tuple(sorted((verb for module in modules for verb in module.VERBS), key=lambda verb: verb.name))

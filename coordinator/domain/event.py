@@ -86,6 +86,13 @@ class DaemonReady(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonReloading(Event):
+    """The configuration is read again and everything but the agents starts anew; ``DaemonReady`` follows."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonStopped(Event):
     """The last event of a run."""
 
@@ -143,6 +150,13 @@ class Noticed(Event):
 
     message: str
     subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadRefused(Event):
+    """The configuration on disk cannot be used; the last good one stays in force."""
+
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,8 @@ class Steward:
 
     draining = False
     name = "steward"
+    turned_at = 0.0
+    """When it last went round, on the monotonic clock."""
     _letting_go = False
 
     def __init__(
@@ -114,12 +116,14 @@ class Steward:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Turn until told to stop; a turn is safe to repeat and safe to be cut off."""
+        self.turned_at = self._clock.monotonic()
         watcher = asyncio.create_task(self._watch_claims(stopping))
         stopper = asyncio.create_task(self._wake_on(stopping))
         try:
             while not stopping.is_set():
                 self._wake.clear()
                 await self._turn()
+                self.turned_at = self._clock.monotonic()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._pause_s())
         finally:

@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coordinator.daemon import RunOptions, run
+from coordinator.daemon import RunOptions
 from coordinator.domain.event import Published, TaskChanged
 from coordinator.fleet.ready import ReadyBoard
 from coordinator.fleet.settling import Settling
 from coordinator.fleet.workspace import Workspaces
 from coordinator.kit.git import Git
+from coordinator.life import run
 
 _PLACES = {
     "Workspaces.collect": Workspaces,

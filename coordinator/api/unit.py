@@ -1,0 +1,159 @@
+"""The systemd unit that runs the daemon, as text made from values.
+
+Owns one invariant: every restriction that is not closed says beside it why agents need it open. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STOP_MARGIN_S: Final = 30
+"""What the service manager waits beyond the daemon's own limit for a stop, so that it never has to kill."""
+
+_WATCHDOG_S: Final = 180
+"""Twice the time after which the daemon itself calls its work loop hung."""
+
+
+_OPEN: Final = (
+    "# Open, because agents need it:",
+    "# - network (PrivateNetwork, IPAddressDeny): the model's provider, package registries;",
+    "# - limits and priorities of child processes (@resources): test runners and compilers set them;",
+    "# - memory that is writable and executable (MemoryDenyWriteExecute): node, bun, PyPy and other compilers at run time;",
+    "# - /proc beside processes (ProcSubset): free memory and the boot id are read there;",
+    "# - the user's home for reading (ProtectHome): compilers, interpreters and their configuration live there.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitOrder:
+    """``command`` is the start of the command line up to ``run``'s options, ``writable`` what agents may write besides
+    temporary files. ``user`` is whom a system unit runs as; empty: it is a user unit."""
+
+    command: Sequence[str]
+    leave_agents: bool
+    options: Sequence[str] = ()
+    path: str
+    repository: str
+    stop_s: int
+    user: str = ""
+    writable: Sequence[str] = ()
+
+
+def unit_text(order: UnitOrder) -> str:
+    """The whole file."""
+    return "\n".join([*_unit(order), *_service(order), *_hardening(order), *_install(order)]) + "\n"
+
+
+def unit_name(repository: str) -> str:
+    """A name that systemd takes and a person recognises."""
+    return "coordinator-" + (
+        re.sub(r"[^A-Za-z0-9_.-]+", "-", repository.rpartition("/")[2]).strip("-.") or "repository"
+    )
+
+
+def quoted(word: str) -> str:
+    """A word of a command line in a unit file (systemd.service(5), "Command lines")."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"')
+    return f'"{escaped}"' if re.search(r"[\s\"';\\]", word) or not word else escaped
+
+
+def _path(path: str) -> str:
+    """One of a list of paths."""
+    return quoted(path).replace("$$", "$")
+
+
+def _rest(text: str) -> str:
+    """A value that is the rest of its line, unquoted."""
+    return text.replace("%", "%%")
+
+
+def _unit(order: UnitOrder) -> list[str]:
+    return [
+        "[Unit]",
+        f"Description=Coding agents on {_rest(order.repository)}",
+        "Wants=network-online.target",
+        "After=network-online.target",
+        "# A daemon that cannot live is given up after five tries; agents at work finish by themselves.",
+        "StartLimitIntervalSec=10min",
+        "StartLimitBurst=5",
+    ]
+
+
+def _service(order: UnitOrder) -> list[str]:
+    leave = ["--leave-agents"] if order.leave_agents else []
+    words = [*order.command, "run", "--stop-within", str(order.stop_s), *leave, *order.options]
+    what = "left at work; the next start finds them" if order.leave_agents else "drained by the daemon"
+    return [
+        "",
+        "[Service]",
+        "Type=notify",
+        "NotifyAccess=main",
+        "ExecStart=" + " ".join(map(quoted, words)),
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        f"WorkingDirectory={_rest(order.repository)}",
+        *([f"User={order.user}"] if order.user else []),
+        f"Environment={quoted('PATH=' + order.path).replace('$$', '$')}",
+        "Environment=PYTHONUNBUFFERED=1",
+        "# Provider keys and the like, one NAME=value a line, mode 0600. It may be missing.",
+        f"EnvironmentFile=-{_rest(order.repository)}/.coordinator/environment",
+        "Restart=on-failure",
+        "RestartSec=5",
+        "# Bad settings and a second daemon do not get better by trying again; a task that failed is no failure of ours.",
+        "RestartPreventExitStatus=2 3",
+        "SuccessExitStatus=1 5",
+        "TimeoutStartSec=120",
+        f"# On a stop agents are {what}, within this time.",
+        f"TimeoutStopSec={order.stop_s + STOP_MARGIN_S}",
+        f"WatchdogSec={_WATCHDOG_S}",
+        "# Only the daemon is signalled: agents outlive it when it is killed or upgraded, and are found again.",
+        "KillMode=process",
+        "OOMPolicy=continue",
+    ]
+
+
+def _hardening(order: UnitOrder) -> list[str]:
+    writable = " ".join(map(_path, (order.repository, *order.writable)))
+    in_tmp = f"{order.repository}/".startswith(("/tmp/", "/var/tmp/"))  # noqa: S108 - only looked at
+    return [
+        "",
+        "# What neither the daemon nor an agent needs.",
+        *([] if order.user else ["PrivateUsers=yes"]),
+        "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=",
+        "AmbientCapabilities=",
+        "ProtectSystem=strict",
+        "ProtectHome=read-only",
+        f"ReadWritePaths={writable}",
+        *(["# PrivateTmp would hide the repository."] if in_tmp else ["PrivateTmp=yes"]),
+        "PrivateDevices=yes",
+        "ProtectClock=yes",
+        "ProtectControlGroups=yes",
+        "ProtectHostname=yes",
+        "ProtectKernelLogs=yes",
+        "ProtectKernelModules=yes",
+        "ProtectKernelTunables=yes",
+        "ProtectProc=invisible",
+        "LockPersonality=yes",
+        "RemoveIPC=yes" if order.user else "# RemoveIPC is for system units.",
+        "RestrictNamespaces=yes",
+        "RestrictRealtime=yes",
+        "RestrictSUIDSGID=yes",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+        "SystemCallArchitectures=native",
+        "SystemCallFilter=@system-service",
+        "SystemCallFilter=~@privileged",
+        "# A refused call fails instead of killing: package managers try to change owners and go on without.",
+        "SystemCallErrorNumber=EPERM",
+        "UMask=0077",
+        "KeyringMode=private",
+        *_OPEN,
+    ]
+
+
+def _install(order: UnitOrder) -> list[str]:
+    return ["", "[Install]", f"WantedBy={'multi-user.target' if order.user else 'default.target'}"]
