@@ -257,6 +257,7 @@ def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_jso
     from coordinator.api.desk import Desk as MadeDesk
     from coordinator.api.server import ApiServer
     from coordinator.kit.systemd import Systemd
+    from coordinator.surface.notify import Notifier
     from coordinator.surface.systemd import SystemdReport
 
     desk = MadeDesk(
@@ -269,6 +270,9 @@ def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_jso
         version=__version__,
     )
     services: list[Service] = [ApiServer(desk, _verbs())]
+    if running.settings.notify:
+        log = running.layout.state / "notify.log"
+        services.append(Notifier(running.bus, running.settings.notify, running.layout.repository, log))
     manager = Systemd.from_environment(os.environ)
     if manager is not None:
         services.append(SystemdReport(running, manager))

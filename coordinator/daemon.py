@@ -5,16 +5,18 @@ It knows everything and decides nothing. Starting, draining and stopping it is `
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
-from coordinator.domain.event import Noticed
+from coordinator.domain.event import FleetIdle, Noticed
 from coordinator.domain.task import TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
 from coordinator.fleet.directory import make_state, sole_daemon
+from coordinator.fleet.dispatcher import Dispatcher
 from coordinator.fleet.gate import Gate
 from coordinator.fleet.intake import Intake
 from coordinator.fleet.lander import Lander
@@ -23,9 +25,13 @@ from coordinator.fleet.operate import Operator
 from coordinator.fleet.pool import AgentPool
 from coordinator.fleet.ready import ReadyBoard
 from coordinator.fleet.recovery import Recovery
+from coordinator.fleet.retention import Retention
+from coordinator.fleet.settling import Settling
 from coordinator.fleet.spool import Spool
 from coordinator.fleet.steward import Steward
+from coordinator.fleet.vigil import Vigil
 from coordinator.fleet.workspace import Workspaces
+from coordinator.gateway.gateway import Gateway
 from coordinator.improve.discovery import Discovery
 from coordinator.kit import files, git
 from coordinator.kit.bus import Bus
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from coordinator.improve.discovery import FoldReport
 
 _JOURNAL_KEEP = 200_000
+
+_TOLD_WHEN_IDLE = (TaskState.COMPLETED, TaskState.FAILED, TaskState.HELD)
 
 _KEPT = (TaskState.READY, TaskState.CLAIMED, TaskState.RUNNING)
 """States in which an attempt's worktree is in use."""
@@ -78,9 +86,13 @@ class Daemon:
         self.git = git.Git(facts.top, facts.git_dir, hooks=settings.land.hooks)
         self.workspaces = Workspaces(self.git, layout)
         self.ledger = Ledger(self.store, self.bus, self.clock)
-        self.board = ReadyBoard(layout, self.workspaces, settings.fleet)
+        self.gateway = Gateway(
+            layout.state, settings.gateway, os.environ, self.bus, self.clock, is_live=self._may_call_models
+        )
+        self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
-        self.pool = AgentPool(layout, self.bus, self.clock, idle_exit_s=settings.fleet.idle_exit_s)
+        fleet = settings.fleet
+        self.pool = AgentPool(layout, self.bus, self.clock, idle_exit_s=fleet.idle_exit_s, ramp_s=fleet.ramp_s)
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
         self.lander = self._make_lander()
         self.steward = self._make_steward()
@@ -98,6 +110,8 @@ class Daemon:
             target=settings.land.target,
             tools=settings.discovery.tools,
         )
+        self.retention = Retention(layout, self.ledger, self.git, self.bus, self.clock, settings)
+        self._was_busy = False
         self.ticks = Ticks(self.bus, self.clock)
         self.supervisor = Supervisor(self.bus, self.clock)
 
@@ -118,19 +132,40 @@ class Daemon:
         )
 
     def _make_steward(self) -> Steward:
-        return Steward(
+        fleet = self.settings.fleet
+        dispatcher = Dispatcher(
+            self.bus,
+            self.clock,
             board=self.board,
-            bus=self.bus,
+            git=self.git,
+            intake=self.intake,
+            lander=self.lander,
+            layout=self.layout,
+            ledger=self.ledger,
+            settings=self.settings,
+        )
+        return Steward(
+            access=self.gateway,
+            board=self.board,
             clock=self.clock,
             collector=Collector(self.layout, self.ledger, self.workspaces),
-            git=self.git,
+            dispatcher=dispatcher,
             intake=self.intake,
             lander=self.lander,
             layout=self.layout,
             ledger=self.ledger,
             pool=self.pool,
             settings=self.settings,
+            settling=Settling(
+                bus=self.bus, clock=self.clock, intake=self.intake, ledger=self.ledger, settings=self.settings
+            ),
+            vigil=Vigil(self.clock, self.bus, heartbeat_s=fleet.heartbeat_s, access=self.gateway),
         )
+
+    def _may_call_models(self, task_id: str, generation: int) -> bool:
+        """An attempt may from its offer to its end; asked for each call."""
+        entry = self.ledger.find(task_id)
+        return entry is not None and entry.generation == generation and entry.state in _KEPT
 
     async def recover(self) -> int:
         """Make sense of what the last daemon left; returns how many agents live on."""
@@ -153,7 +188,7 @@ class Daemon:
     # -- what verbs and screens ask (``api.desk.LiveDaemon``) ------------------------------------------------------
 
     def agents(self) -> tuple[LiveAgent, ...]:
-        return live_agents(self.layout, self.pool.agents(), self._title_of)
+        return live_agents(self.layout, self.pool.agents(), self._title_of, self.steward.vigil.diagnosis)
 
     def _title_of(self, task_id: str) -> str:
         entry = self.ledger.find(task_id)
@@ -198,6 +233,14 @@ class Daemon:
         if remark:
             self.bus.publish(Noticed(subject="target", message=remark))
         self.steward.recheck_blocked()
+
+    async def notice_idleness(self) -> None:
+        """Tell once when the fleet has nothing left to do; new work arms it again."""
+        idle = self.steward.idle()
+        if idle and self._was_busy:
+            done, failed, held = (self.ledger.count(state) for state in _TOLD_WHEN_IDLE)
+            self.bus.publish(FleetIdle(completed=done, failed=failed, held=held))
+        self._was_busy = not idle
 
     async def sweep(self) -> None:
         """Rescue and remove what ended attempts left behind; keep journal and baselines bounded."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from coordinator.kit.service import Service
 
 _FOLLOW_S = 30.0
+_IDLE_LOOK_S = 5.0
+_RETENTION_LOOK_S = 60.0
+"""The first a minute after the start, when the rush is over; then it looks whether the disk is short or a day has passed."""
 _SWEEP_S = 600.0
 _BROKEN_PATIENCE = 2.0
 """A run that is to end when idle gives a broken gate this many retries to mend."""
@@ -57,15 +60,17 @@ class Life:
         self._listen()
         for service in screens:
             daemon.supervisor.start(service)
-        await daemon.follow()
-        adopted = await daemon.recover()
-        self._start_services()
-        self._announce(adopted)
         try:
+            daemon.gateway.open()  # no order is written before it can name a way to models
+            await daemon.follow()
+            adopted = await daemon.recover()
+            self._start_services()
+            self._announce(adopted)
             await self._until_end()
             code = 0 if self.successor is not None else await self._drain()
         finally:
             await daemon.supervisor.stop()
+            daemon.gateway.close()
         return code
 
     def _listen(self) -> None:
@@ -88,10 +93,19 @@ class Life:
     def _start_services(self) -> None:
         daemon = self._daemon
         daemon.ticks.every("follow-target", _FOLLOW_S, daemon.follow)
+        daemon.ticks.every("idle", _IDLE_LOOK_S, daemon.notice_idleness)
+        daemon.ticks.every("retention", _RETENTION_LOOK_S, daemon.retention.look_again)
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
         if daemon.options.self_improve:
             daemon.ticks.every("scan", daemon.settings.discovery.interval_s, daemon.discovery.look_again, jitter_s=30.0)
-        services: list[Service] = [daemon.lander, daemon.pool, daemon.spool, daemon.steward, daemon.ticks]
+        services: list[Service] = [
+            daemon.gateway,
+            daemon.lander,
+            daemon.pool,
+            daemon.spool,
+            daemon.steward,
+            daemon.ticks,
+        ]
         if daemon.options.self_improve:
             services.append(daemon.discovery)
         for service in services:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from coordinator.api.activity import shown_of
 from coordinator.fleet import sighting
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
     from coordinator.kit.store import Store
+    from coordinator.policy.health import HealthDiagnosis
     from coordinator.sdk.layout import Layout
 
 
@@ -76,18 +78,25 @@ class Operations(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveAgent:
     """One agent process and what it does. ``since_s`` counts from the claim, or from its start while it is idle;
-    ``doing`` is ``preparing``, ``running``, ``finishing`` or empty, ``note`` the agent's own words.
+    ``doing`` is ``preparing``, ``running``, ``finishing`` or empty, ``note`` the agent's own words. ``activity`` says what it
+    does in a few words, ``health`` (a ``HealthState`` or empty) and ``health_reason`` what the daemon makes of it.
     """
 
     name: str
+    activity: str = ""
     adopted: bool = False
+    cost_usd: float = 0.0
     doing: str = ""
     generation: int | None = None
+    health: str = ""
+    health_reason: str = ""
+    memory_bytes: int = 0
     note: str = ""
     pid: int
     since_s: float
     task: str | None = None
     title: str = ""
+    turns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,25 +156,36 @@ class Desk:
         return [] if self.store is None else self.store.query(query, **parameters)
 
 
-def live_agents(layout: Layout, seen: Iterable[AgentSeen], title_of: Callable[[str], str]) -> tuple[LiveAgent, ...]:
-    """Join the pool's view of its processes with what their heartbeats say."""
+def live_agents(
+    layout: Layout,
+    seen: Iterable[AgentSeen],
+    title_of: Callable[[str], str],
+    diagnosis_of: Callable[[str, int], HealthDiagnosis | None] = lambda _task, _generation: None,
+) -> tuple[LiveAgent, ...]:
+    """Join the pool's view of its processes with what their heartbeats say and what the vigil makes of it."""
     found = []
     for agent in seen:
-        doing = note = title = ""
+        more: dict[str, Any] = {}
         if agent.task and agent.generation is not None:
             glance = sighting.look(layout, agent.task, agent.generation)
-            doing, note, title = glance.doing, glance.note, title_of(agent.task)
+            diagnosis = diagnosis_of(agent.task, agent.generation)
+            more = {
+                "doing": glance.doing,
+                "note": glance.note,
+                "title": title_of(agent.task),
+                **shown_of(glance.vitals),
+            }
+            if diagnosis is not None:
+                more |= {"health": diagnosis.state.value, "health_reason": diagnosis.reason}
         found.append(
             LiveAgent(
                 name=agent.name,
                 adopted=agent.adopted,
-                doing=doing,
                 generation=agent.generation,
-                note=note,
                 pid=agent.pid,
                 since_s=agent.since_s,
                 task=agent.task,
-                title=title,
+                **more,
             )
         )
     return tuple(found)

@@ -19,6 +19,7 @@ from coordinator.checks.detect import detect
 from coordinator.checks.tool import find_tool
 from coordinator.domain.errors import BadInput, BadRepository
 from coordinator.fleet import cards
+from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit import files, git, lock, process
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ async def examine(desk: Desk) -> list[Diagnosis]:
     """Everything, in the order in which it matters."""
     found = [_python()]
     found += await _repository(desk)
-    found += await asyncio.to_thread(lambda: [*_settings(desk), *_state(desk), *_roles(desk), *_tools(desk)])
+    found += await asyncio.to_thread(lambda: [*_settings(desk), *_state(desk), *_roles(desk)])
+    found += await asyncio.to_thread(lambda: [*_gateway(desk), *_tools(desk)])
     found += await asyncio.to_thread(lambda: [*_gate(desk), *_machine(desk)])
     return found
 
@@ -150,6 +152,25 @@ def _roles(desk: Desk) -> Iterator[Diagnosis]:
     if obstacle:
         detail = f"tasks that name no role stay blocked: {obstacle}"
         yield Diagnosis("default role", "warn", detail, "write the card, or set [fleet] default_role")
+
+
+def _gateway(desk: Desk) -> Iterator[Diagnosis]:
+    """As a daemon that is started from here would have it."""
+    upstreams = upstreams_of(desk.settings.gateway, os.environ)
+    if not upstreams.wanted:
+        why = "is off" if desk.settings.gateway.enabled == "off" else "is off: no provider's key or URL is set here"
+        yield Diagnosis("gateway", "ok", f"{why}; agents reach models by themselves")
+        return
+    remedy = "set the key in the daemon's environment, or [gateway] anthropic_url or openai_url to a server without one"
+    used = upstreams.in_use()
+    if not used:
+        yield Diagnosis("gateway", "warn", upstreams.anthropic.fault, remedy)
+    for one in used:
+        if one.fault:
+            yield Diagnosis("gateway", "fail", one.fault, remedy)
+        else:
+            way = "with the key of this environment" if one.credentials else "without a key"
+            yield Diagnosis("gateway", "ok", f"calls in the protocol of {one.name} go to {one.url}, {way}")
 
 
 def _tools(desk: Desk) -> Iterator[Diagnosis]:

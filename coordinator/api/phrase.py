@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, duration, plural
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, duration, plural, size
 from coordinator.domain import event as happened
 from coordinator.domain.task import TaskState
+from coordinator.policy.health import HealthState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +66,28 @@ def _agent_exited(event: happened.AgentExited) -> Phrase:
     return Phrase("agent", f"{event.agent} (pid {event.pid}) ended with {how}", logging.WARNING, WARN)
 
 
+def _agent_health(event: happened.AgentHealthChanged) -> Phrase:
+    """That somebody is being stopped is told by what becomes of the task."""
+    who = f"{event.task}/{event.generation}" + (f" ({event.agent})" if event.agent else "")
+    text = f"{who} is {event.new.replace('_', ' ')}: {event.reason}"
+    if event.new == HealthState.QUIET:
+        return Phrase("quiet", text, logging.INFO, WARN, quiet=True)
+    return Phrase("health", text, logging.DEBUG, DIM)
+
+
+def _clock_stepped(event: happened.ClockStepped) -> Phrase:
+    gap = duration(event.gap_s)
+    extended = "every deadline of agents at work is extended by that, once"
+    match event.how:
+        case "ran_ahead":
+            text = f"wall time ran ahead by {gap} (the machine slept, or its clock was set): {extended}"
+        case "late_turn":
+            text = f"nothing could be looked at for {gap} (daemon or machine were frozen): {extended}"
+        case _:
+            text = f"wall time was set back by {gap}; nothing depends on it"
+    return Phrase("clock", text, logging.WARNING, WARN)
+
+
 def _agent_started(event: happened.AgentStarted) -> Phrase:
     what = "was found alive" if event.adopted else "started"
     return Phrase("agent", f"{event.agent} {what} (pid {event.pid})", logging.DEBUG, DIM)
@@ -74,6 +97,13 @@ def _attempt_ended(event: happened.AttemptEnded) -> Phrase:
     took = f" after {duration(event.duration_s)}" if event.duration_s else ""
     text = f"{event.task}/{event.generation} {event.ending.replace('_', ' ')}{took}: {event.reason}"
     return Phrase("attempt", text, logging.DEBUG, DIM)
+
+
+def _calls_counted(event: happened.CallsCounted) -> Phrase:
+    up, down = event.bytes_up / 1e6, event.bytes_down / 1e6
+    limited = f", {event.limited} were told to slow down" if event.limited else ""
+    text = f"{event.task}/{event.generation} made {plural(event.calls, 'call')} ({up:.1f} MB up, {down:.1f} MB down){limited}"
+    return Phrase("model", text, logging.DEBUG, DIM)
 
 
 def _draining(event: happened.DaemonDraining) -> Phrase:
@@ -102,6 +132,11 @@ def _reload_refused(event: happened.ReloadRefused) -> Phrase:
 
 def _stopped(event: happened.DaemonStopped) -> Phrase:
     return Phrase("stopped", said(event.reason), logging.INFO, STRONG)
+
+
+def _idle(event: happened.FleetIdle) -> Phrase:
+    counts = f"{event.completed} completed, {event.failed} failed, {event.held} held"
+    return Phrase("idle", f"nothing is left to do ({counts})", logging.INFO, STRONG, quiet=True)
 
 
 def _folded(event: happened.FindingsFolded) -> Phrase:
@@ -138,13 +173,35 @@ def _gate_mended(event: happened.GateMended) -> Phrase:
     return Phrase("gate", f"works again after {duration(event.stopped_s)}", logging.INFO, GOOD)
 
 
+def _gateway_ready(event: happened.GatewayReady) -> Phrase:
+    text = f"model calls pass through {event.url} to {' and '.join(event.upstreams)}"
+    if not event.upstreams:
+        text = f"{event.url} takes model calls and has no upstream: set ANTHROPIC_API_KEY or [gateway] anthropic_url"
+        return Phrase("gateway", text, logging.WARNING, WARN)
+    return Phrase("gateway", text, quiet=True)
+
+
 def _noticed(event: happened.Noticed) -> Phrase:
     return Phrase(event.subject, event.message, logging.WARNING, WARN)
+
+
+def _request_served(event: happened.RequestServed) -> Phrase:
+    said = f"{event.ending} ({event.status})" if event.status else event.ending
+    text = f"{event.task}/{event.generation} {event.path} {said} in {duration(event.took_s)}"
+    return Phrase("call", text, logging.DEBUG, DIM)
 
 
 def _service_failed(event: happened.ServiceFailed) -> Phrase:
     text = f"{event.service} failed and is restarted in {duration(event.after_s)}: {event.error}"
     return Phrase("fault", text, logging.ERROR, BAD)
+
+
+def _reclaimed(event: happened.SpaceReclaimed) -> Phrase:
+    refs = f", {plural(event.refs, 'rescue ref')} of landed work" if event.refs else ""
+    homes = f", {plural(event.homes, 'home')}" if event.homes else ""
+    what = f"{plural(event.attempts, 'old attempt')}{homes}{refs}"
+    text = f"{size(event.freed_bytes)} given back: {what}; {size(event.kept_bytes)} are kept"
+    return Phrase("space", text, quiet=True)
 
 
 def _spool(event: happened.SpoolRead) -> Phrase:
@@ -185,19 +242,26 @@ def _landed(event: happened.TaskLanded) -> Phrase:
 
 _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.AgentExited: _agent_exited,
+    happened.AgentHealthChanged: _agent_health,
     happened.AgentStarted: _agent_started,
     happened.AttemptEnded: _attempt_ended,
+    happened.ClockStepped: _clock_stepped,
+    happened.CallsCounted: _calls_counted,
     happened.DaemonDraining: _draining,
     happened.DaemonReady: _ready,
     happened.DaemonReloading: _reloading,
     happened.DaemonStopped: _stopped,
     happened.FindingsFolded: _folded,
+    happened.FleetIdle: _idle,
     happened.GateBroke: _gate_broke,
     happened.GateJudged: _gate_judged,
     happened.GateMended: _gate_mended,
+    happened.GatewayReady: _gateway_ready,
     happened.Noticed: _noticed,
     happened.ReloadRefused: _reload_refused,
+    happened.RequestServed: _request_served,
     happened.ServiceFailed: _service_failed,
+    happened.SpaceReclaimed: _reclaimed,
     happened.SpoolRead: _spool,
     happened.TaskChanged: _changed,
     happened.TaskLanded: _landed,

@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from coordinator.api.activity import diagnose, shown_of, usage
 from coordinator.api.phrase import TEST_REMEDY
 from coordinator.api.verb import Reply, Verb, operand, option
 from coordinator.api.verbs_tasks import STATE_STYLES, TaskArguments, read_spool, task_row
@@ -62,6 +63,8 @@ async def explain(desk: Desk, arguments: TaskArguments) -> Reply:
     except UnknownTask:
         return await _explain_from_files(desk, arguments.task)
     attempts = [_attempt(desk, one) for one in desk.rows("attempts_of", task=row["id"]) if one["claimed_at"]]
+    for attempt in attempts:
+        attempt["health"] = await asyncio.to_thread(_health, desk, row, attempt)
     judged = _judged(desk, row["id"])
     data = {
         "id": row["id"],
@@ -117,6 +120,17 @@ def _attempt(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
     data["folder"] = str(folder)
     data["rescue_ref"] = rescue_ref(row["task"], row["generation"]) if row["rescue"] else ""
     return data
+
+
+def _health(desk: Desk, row: sqlite3.Row, attempt: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is made of an attempt that is under way, and what it does; None for any other."""
+    task_id, generation = row["id"], attempt["generation"]
+    if row["state"] not in OWNED or generation != row["generation"] or attempt["ended_at"]:
+        return None
+    seen = sighting.look(desk.layout, task_id, generation)
+    if not seen.held:
+        return None
+    return {**shown_of(seen.vitals), **diagnose(desk, task_id, generation, row["role"], seen)}
 
 
 def _history(desk: Desk, task_id: str) -> list[dict[str, Any]]:
@@ -204,6 +218,9 @@ def _show_attempt(attempt: Mapping[str, Any], width: int) -> list[Line]:
     head = line(span(f"Attempt {attempt['generation']}", STRONG), " by ", attempt["agent"] or "an agent", ": ")
     lines: list[Line] = [(*head, span(ending.replace("_", " "), style), span(took))]
     pairs = [("reason", attempt["reason"] or "-"), ("output", attempt["folder"])]
+    if attempt["health"]:
+        told = attempt["health"]
+        pairs[:1] = [("health", f"{told['state'].replace('_', ' ')}: {told['reason']}"), ("uses", usage(told) or "-")]
     if attempt["rescue_ref"]:
         pairs.append(("its work", f"git show {attempt['rescue_ref']}"))
     for name, value in pairs:

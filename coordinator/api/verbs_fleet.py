@@ -14,15 +14,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coordinator.api.activity import shown_of, usage
 from coordinator.api.desk import LiveAgent
 from coordinator.api.phrase import phrase
 from coordinator.api.verb import NoArguments, Reach, Reply, Verb, option
-from coordinator.api.view import BAD, DIM, GOOD, Line, cut, duration, line, local_time, pad, plural, span, table, wrap
+from coordinator.api.view import (
+    BAD,
+    DIM,
+    GOOD,
+    WARN,
+    Line,
+    cut,
+    duration,
+    line,
+    local_time,
+    pad,
+    plural,
+    span,
+    table,
+    wrap,
+)
 from coordinator.domain import event as happened
 from coordinator.domain.errors import BadInput, DaemonUnreachable
 from coordinator.domain.problem import Problem
 from coordinator.fleet import sighting
 from coordinator.kit import lock
+from coordinator.policy.health import TROUBLED
 
 if TYPE_CHECKING:
     import sqlite3
@@ -71,6 +88,7 @@ def _held_claims(desk: Desk) -> dict[tuple[str, int], LiveAgent]:
                 since_s=_since_s(desk, row),
                 task=row["id"],
                 title=row["title"],
+                **shown_of(seen.vitals),
             )
     return found
 
@@ -86,7 +104,8 @@ def _outsider(desk: Desk, row: sqlite3.Row) -> dict[str, Any] | None:
     seen = sighting.look(desk.layout, row["id"], row["generation"])
     if seen.record is None or not seen.held:
         return None
-    return {"agent": seen.record.agent, "pid": seen.record.pid, "host": seen.record.host, "task": row["id"]}
+    who = {"agent": seen.record.agent, "pid": seen.record.pid, "host": seen.record.host, "task": row["id"]}
+    return {**who, **shown_of(seen.vitals)}
 
 
 def show_agents(data: Mapping[str, Any], width: int) -> list[Line]:
@@ -102,12 +121,25 @@ def show_agents(data: Mapping[str, Any], width: int) -> list[Line]:
             ]
             for agent in data["agents"]
         ]
-        lines += table(["AGENT", "PID", "DOING", "SINCE", "TASK"], rows, width)
+        head, *each = table(["AGENT", "PID", "DOING", "SINCE", "TASK"], rows, width)
+        lines.append(head)
+        for agent, row in zip(data["agents"], each, strict=True):
+            lines += [row, *_vital_lines(agent, width)]
     for one in data["outside"]:
-        lines += wrap(
-            f"{one['agent']} (from outside, pid {one['pid']} on {one['host']}): {one['task']}", width, indent=4
-        )
+        told = "".join(f", {part}" for part in (one["activity"], usage(one)) if part)
+        who = f"{one['agent']} (from outside, pid {one['pid']} on {one['host']})"
+        lines += wrap(f"{who}: {one['task']}{told}", width, indent=4)
     return lines or [line("no agents are running; they are started when there is work")]
+
+
+def _vital_lines(agent: Mapping[str, Any], width: int) -> list[Line]:
+    """What it does and uses; and why that worries us, when it does."""
+    told = ", ".join(filter(None, (agent["activity"], usage(agent))))
+    lines = [line(span("    " + cut(told, width - 4), DIM))] if told else []
+    if agent["health"] in TROUBLED:
+        text = f"{agent['health'].replace('_', ' ')}: {agent['health_reason']}"
+        lines += wrap(cut(text, 3 * width), width, indent=4, first="    ", style=WARN)
+    return lines
 
 
 # -- events --------------------------------------------------------------------------------------------------------

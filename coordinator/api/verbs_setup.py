@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.api.verb import NoArguments, Reach, Reply, Verb
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, line, span, wrap
 from coordinator.domain import settings as settings_module
-from coordinator.domain.settings import Settings
+from coordinator.domain.settings import NotifyHook, Settings
 from coordinator.kit import files
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ async def init(desk: Desk, _: NoArguments) -> Reply:
     return Reply(data={"repository": str(desk.root), "written": written, "kept": kept})
 
 
+_HOOKS = "#   [[notify]], one for each that is to be told; exactly one of command, url and url_env:"
+
+
 def settings_sheet() -> str:
     """All settings with their defaults and docstrings, every line a comment."""
     parts = ["# Settings of the coordinator. Everything is optional; the values below are the defaults.\n"]
@@ -69,6 +72,15 @@ def settings_sheet() -> str:
         made: Any = group.default_factory() if callable(group.default_factory) else None
         if is_dataclass(made):
             parts.append("\n".join([f"# [{group.name}]", *_group_lines(made)]) + "\n")
+    parts.append(
+        "\n".join(
+            [
+                "#   [[notify]], one for each that is to be told; exactly one of command, url and url_env:",
+                *_hook_lines(),
+            ]
+        )
+        + "\n"
+    )
     return "\n".join(parts)
 
 
@@ -77,6 +89,12 @@ def _group_lines(group: Any) -> Iterator[str]:
     for item in fields(group):
         yield from (f"#   {text}" for text in notes.get(item.name, "").splitlines())
         yield f"# {item.name} = {_toml(getattr(group, item.name))}"
+
+
+def _hook_lines() -> Iterator[str]:
+    """An example, indented like a note: there is no hook by default."""
+    for text in _group_lines(NotifyHook(command=("notify-send", "coordinator"))):
+        yield "#   " + text.removeprefix("# ")
 
 
 def _toml(value: Any) -> str:

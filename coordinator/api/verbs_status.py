@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coordinator.api.activity import shown_of, usage
 from coordinator.api.untested import consequence, untested
 from coordinator.api.verb import NoArguments, Reply, Verb
 from coordinator.api.verbs_tasks import STATE_STYLES, read_spool, show_problems, unread
@@ -20,6 +22,8 @@ from coordinator.checks.detect import detect
 from coordinator.domain.finding import FindingState, Fix
 from coordinator.domain.task import TaskState
 from coordinator.fleet import sighting
+from coordinator.gateway.gateway import listening_at
+from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit import lock
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
         "repository": str(desk.root),
         "target": desk.settings.land.target,
         "daemon": _daemon(desk),
+        "gateway": _gateway(desk),
         "gate": {
             "checks": [check.name for check in plan.checks],
             "unavailable": [
@@ -106,6 +111,13 @@ def _daemon(desk: Desk) -> dict[str, Any]:
     return {"state": "silent" if held else "stopped", "pid": pid if held else None, "elapsed_s": None, "agents": None}
 
 
+def _gateway(desk: Desk) -> dict[str, Any]:
+    """Where model calls pass through and where they go to; nothing while none is taken."""
+    url = listening_at(desk.layout.state) if desk.live is not None else ""
+    used = upstreams_of(desk.settings.gateway, os.environ).in_use() if url else ()
+    return {"url": url, "upstreams": [one.url for one in used]}
+
+
 def _work(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
     seen = sighting.look(desk.layout, row["id"], row["generation"])
     attempts = [one for one in desk.rows("attempts_of", task=row["id"]) if one["generation"] == row["generation"]]
@@ -124,6 +136,7 @@ def _work(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
         "doing": seen.doing,
         "note": seen.note,
         "since_s": since_s,
+        **shown_of(seen.vitals),
     }
 
 
@@ -182,6 +195,9 @@ def next_steps(data: Mapping[str, Any]) -> list[str]:
 def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
     lines = facts([("repository", data["repository"]), ("lands on", data["target"])], width)
     lines += _daemon_lines(data["daemon"], width)
+    if data["gateway"]["url"]:
+        to = " and ".join(data["gateway"]["upstreams"]) or "nowhere: no upstream is configured"
+        lines += facts([("gateway", f"model calls pass through {data['gateway']['url']} to {to}")], width)
     lines += _gate_lines(data["gate"], width)
     lines += facts([("tasks", _counted(data["tasks"]))], width)
     if data["refusal"]:
@@ -263,6 +279,9 @@ def _work_lines(rows: list[Mapping[str, Any]], width: int) -> list[Line]:
         who = f"{row['agent'] or 'an agent'}, " if row["state"] in ("claimed", "running") else ""
         since = f" for {duration(row['since_s'])}" if row["since_s"] is not None else ""
         lines += wrap(f"{row['task']}: {who}{row['state']}{since}", width, indent=4, first="  ")
+        told = ", ".join(filter(None, (row["activity"], usage(row)))) if who else ""
+        if told:
+            lines.append(line(span("    " + cut(told, width - 4), DIM)))
         detail = row["note"] or (row["title"] if row["title"] != row["task"] else "")
         if detail:
             lines.append(line(span("    " + cut(detail, width - 4), DIM)))

@@ -173,6 +173,16 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def size(count: int) -> str:
+    """Bytes for people: ``512 B``, ``1.4 MiB``, ``12 GiB``."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.1f} {unit}" if unit != "B" and amount < 10 else f"{amount:.0f} {unit}"
+
+
 def plural(count: int, noun: str, many: str = "") -> str:
     return f"{count} {noun if count == 1 else many or noun + 's'}"
 

@@ -14,12 +14,16 @@ from coordinator.domain.card import DRIVERS, PERMISSION_MODES, RoleCard
 from coordinator.domain.errors import BadInput
 from coordinator.domain.problem import Problem
 from coordinator.domain.settings import (
+    OCCASIONS,
     DiscoverySettings,
     FleetSettings,
     GateSettings,
+    GatewaySettings,
     LandSettings,
     LogSettings,
+    NotifyHook,
     PathSettings,
+    RetentionSettings,
     Settings,
 )
 from coordinator.domain.task import TASK_ID
@@ -33,14 +37,17 @@ if TYPE_CHECKING:
 DISCOVERY_TOOLS: Final = ("ruff",)
 """Tools that a scan knows."""
 
+_LONGEST_DAYS: Final = 36_500.0
 _DAY_S: Final = 24 * 3600.0
 _LARGEST_BYTES: Final = 1 << 50
+_ADDRESS: Final = re.compile(r"(https?://[^\s/?#@]+(/[^\s?#@]*)?)?")
 _BRANCH: Final = re.compile(
     r"(?!-)(?!refs/)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))(?![./])[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
 )
 _FOLDER: Final = re.compile(r"(?!/)(?!\.{1,2}(?:/|$))(?!.*(?:^|/)\.{1,2}(?:/|$))[^\\]*[^/\\]")
 _PERSON: Final = re.compile(r"[^<>\n]*[^<>\s][^<>\n]*")
 _RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
+_URL: Final = re.compile(r"https?://[^\s]+")
 _ENV_RULE: Final = "the name of an environment variable"
 _CARD_TIMEOUT_S: Final = RoleCard(role="any").timeout_s
 _CARD_KEYS: Final = frozenset(
@@ -74,14 +81,17 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
     problems: list[Problem] = []
     document = TomlDocument(data, text.removeprefix("\ufeff").replace("\r\n", "\n"), file)
     top = TomlTable(document, data, problems, at=at, name=".".join(at))
-    top.check_keys({"discovery", "fleet", "gate", "land", "log", "paths"})
+    top.check_keys({"discovery", "fleet", "gate", "gateway", "land", "log", "notify", "paths", "retention"})
     settings = Settings(
         discovery=_discovery(_table(top, "discovery", document, problems)),
         fleet=_fleet(_table(top, "fleet", document, problems)),
         gate=_gate(_table(top, "gate", document, problems)),
+        gateway=_gateway(_table(top, "gateway", document, problems)),
         land=_land(_table(top, "land", document, problems)),
         log=_log(_table(top, "log", document, problems)),
+        notify=tuple(map(_hook, top.tables("notify"))),
         paths=_paths(_table(top, "paths", document, problems)),
+        retention=_retention(_table(top, "retention", document, problems)),
     )
     if problems:
         raise BadInput(sorted(problems))
@@ -119,6 +129,7 @@ def _fleet(table: TomlTable) -> FleetSettings:
         quick_death_s=table.seconds("quick_death_s", usual.quick_death_s, 0.0, _DAY_S),
         ramp_s=table.seconds("ramp_s", usual.ramp_s, 0.0, 600.0),
         stall_s=table.seconds("stall_s", usual.stall_s, 0.1, _DAY_S),
+        think_limit_s=table.seconds("think_limit_s", usual.think_limit_s, 0.1, _DAY_S),
         tool_limit_s=table.seconds("tool_limit_s", usual.tool_limit_s, 0.1, _DAY_S),
         backoff_s=table.seconds("backoff_s", usual.backoff_s, 0.0, 300.0),
         default_role=table.text(
@@ -156,6 +167,23 @@ def _gate(table: TomlTable) -> GateSettings:
     )
 
 
+def _gateway(table: TomlTable) -> GatewaySettings:
+    usual = GatewaySettings()
+    table.check_keys(GatewaySettings.__dataclass_fields__)
+    address = "an address such as http://127.0.0.1:8080, without user, password and query"
+    settings = GatewaySettings(
+        anthropic_url=table.text(
+            "anthropic_url", usual.anthropic_url, expected=address, longest=2048, pattern=_ADDRESS
+        ),
+        enabled=table.choice("enabled", usual.enabled, ("auto", "off", "on")),
+        openai_url=table.text("openai_url", usual.openai_url, expected=address, longest=2048, pattern=_ADDRESS),
+        port=table.integer("port", usual.port, 0, 65_535),
+    )
+    if 0 < settings.port < 1024:
+        table.wrong("port", f"{settings.port} is the system's", "0, or a port from 1024 to 65535")
+    return settings
+
+
 def _land(table: TomlTable) -> LandSettings:
     usual = LandSettings()
     table.check_keys(LandSettings.__dataclass_fields__)
@@ -177,6 +205,31 @@ def _log(table: TomlTable) -> LogSettings:
     )
 
 
+def _hook(table: TomlTable) -> NotifyHook:
+    usual = NotifyHook()
+    table.check_keys(NotifyHook.__dataclass_fields__)
+    expected = "one of " + ", ".join(OCCASIONS)
+    on = table.texts("on", usual.on, expected=expected)
+    for index, occasion in enumerate(on):
+        if occasion not in OCCASIONS:
+            table.wrong("on", f'"{occasion}" is not known', expected, inside=(index,))
+    ways = [key for key in ("command", "url", "url_env") if table.data.get(key)]
+    if len(ways) != 1:
+        table.wrong(
+            ways[-1] if ways else "",
+            "two ways to tell" if ways else "tells nobody",
+            "exactly one of command, url and url_env",
+        )
+    return NotifyHook(
+        command=table.texts("command", expected="the program and its arguments", lines=True, longest=100_000),
+        on=on,
+        retries=table.integer("retries", usual.retries, 0, 20),
+        timeout_s=table.seconds("timeout_s", usual.timeout_s, 0.1, 600.0),
+        url=table.text("url", expected="https://…", pattern=_URL, longest=4096),
+        url_env=table.text("url_env", expected=_ENV_RULE, pattern=ENV_NAME),
+    )
+
+
 def _paths(table: TomlTable) -> PathSettings:
     usual = PathSettings()
     table.check_keys(PathSettings.__dataclass_fields__)
@@ -191,6 +244,16 @@ def _paths(table: TomlTable) -> PathSettings:
             key = name if name in table else other
             table.wrong(key, f"{name} and {other} would lie one in the other", "folders apart from each other")
     return PathSettings(**folders)
+
+
+def _retention(table: TomlTable) -> RetentionSettings:
+    usual = RetentionSettings()
+    table.check_keys(RetentionSettings.__dataclass_fields__)
+    return RetentionSettings(
+        attempts_days=table.number("attempts_days", usual.attempts_days, 0.0, _LONGEST_DAYS),
+        max_bytes=table.size("max_bytes", usual.max_bytes, 0, _LARGEST_BYTES),
+        rescue_days=table.number("rescue_days", usual.rescue_days, 0.0, _LONGEST_DAYS),
+    )
 
 
 def card_from(text: str, file: str, role: str, standing_brief: str = "") -> RoleCard:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of all events. ``kind`` is the class name in snake_case and names the event in JSON."""
+    """Base of all events. ``kind`` is the class name in snake_case and names the event in JSON.
+
+    Not ``lasting``: it comes so often that the journal leaves it out; listeners get it like any other.
+    """
+
+    lasting: ClassVar[bool] = True
 
     @property
     def kind(self) -> str:
@@ -45,6 +50,19 @@ class AgentExited(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentHealthChanged(Event):
+    """An attempt that is under way got into trouble, into other trouble or out of it. ``new`` is what it is like now, ``old``
+    the trouble before (empty: none), both values of ``HealthState``; ``reason`` is one sentence."""
+
+    agent: str
+    generation: int
+    new: str
+    old: str
+    reason: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentStarted(Event):
     """An agent process was started, or (``adopted``) found alive after a restart."""
 
@@ -62,6 +80,29 @@ class AttemptEnded(Event):
     ending: str
     generation: int
     reason: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockStepped(Event):
+    """Time did not go as expected. ``how``: ``ran_ahead`` (wall time did: the machine slept, or its clock was set),
+    ``late_turn`` (daemon or machine were frozen), ``set_back`` (wall time was; nothing follows from it). The first two extend
+    every deadline of attempts under way once, by ``gap_s``."""
+
+    gap_s: float
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallsCounted(Event):
+    """What an attempt that is over called through the gateway, as far as this daemon saw it. ``limited``: answers 429."""
+
+    bytes_down: int
+    bytes_up: int
+    calls: int
+    generation: int
+    last_status: int
+    limited: int
     task: str
 
 
@@ -114,6 +155,15 @@ class FindingsFolded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetIdle(Event):
+    """Nothing is at work any more, and nothing could be without a person or a new task. Counts are totals by state."""
+
+    completed: int
+    failed: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateBroke(Event):
     """The gate could not judge; until it can, the line is stopped, or with ``tasks`` only these wait beside it."""
 
@@ -145,6 +195,14 @@ class GateMended(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayReady(Event):
+    """Model calls are taken at ``url`` and go to ``upstreams``."""
+
+    upstreams: tuple[str, ...]
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noticed(Event):
     """Something a person may want to know and that has no event of its own: a refusal, a pause, a clock step."""
 
@@ -160,12 +218,46 @@ class ReloadRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestServed(Event):
+    """A model call that was accepted is over; exactly one for each. ``ending`` is a value of ``CallEnding``.
+
+    ``status`` is the last one that was sent or meant to be sent (0: none), ``first_byte_s`` counts from the call's
+    begin (0: no byte of a body came).
+    """
+
+    lasting: ClassVar[bool] = False
+
+    bytes_down: int
+    bytes_up: int
+    ending: str
+    first_byte_s: float
+    generation: int
+    path: str
+    status: int
+    task: str
+    took_s: float
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFailed(Event):
     """A background service raised and is restarted after ``after_s`` seconds."""
 
     after_s: float
     error: str
     service: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceReclaimed(Event):
+    """Of ended attempts was given up what [retention] does not want to keep: folders of ``attempts``, ``homes`` of tasks,
+    rescue ``refs`` of what has landed. ``kept_bytes`` are still there."""
+
+    attempts: int
+    freed_bytes: int
+    homes: int
+    kept_bytes: int
+    refs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,11 @@ class FleetSettings:
     starve each other and the machine."""
     stall_s: float = 600.0
     """An agent with no model call or tool in flight whose output, processor time and files all stand still for this long is
-    stopped as stalled. Agent CLIs wait for a silent answer up to 360 s before they try again by themselves."""
+    stopped as stalled. Longer than ``think_limit_s``, so that an agent has tried again by itself before; a role whose agents
+    are always noisy may be less patient (``stall`` in its card)."""
+    think_limit_s: float = 390.0
+    """How long an agent that waits for its model is believed to, since its last sign, while no gateway tells; only then does
+    ``stall_s`` count. Agent CLIs give a silent call up after 360 s and say so; half a minute more is for saying it."""
     tool_limit_s: float = 1800.0
     """How long a tool that declared no time-out may be in flight, without a sign of life, before it counts as stalled."""
     backoff_s: float = 5.0
@@ -96,6 +100,22 @@ class GateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """What model calls of agents pass through. Keys are never written here: they are ``ANTHROPIC_API_KEY`` (or
+    ``ANTHROPIC_AUTH_TOKEN``) and ``OPENAI_API_KEY`` in the daemon's environment, and no agent sees them."""
+
+    anthropic_url: str = ""
+    """Where calls in Anthropic's protocol go, without ``/v1``. Empty: ``ANTHROPIC_BASE_URL`` of the daemon's environment,
+    else Anthropic itself. Another address than the provider's own needs no key."""
+    enabled: str = "auto"
+    """``on``, ``off``, or ``auto``: on when there is a provider's key or URL, here or in the daemon's environment."""
+    openai_url: str = ""
+    """Where calls in OpenAI's protocol go, with ``/v1``. Empty: ``OPENAI_BASE_URL``, else OpenAI itself."""
+    port: int = 0
+    """Port on 127.0.0.1. 0: one is chosen once and kept, so that agents find the next daemon where the last one was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LandSettings:
     """Where finished work goes."""
 
@@ -135,6 +155,56 @@ class LogSettings:
     """``debug``, ``info``, ``warning`` or ``error``."""
 
 
+OCCASIONS = (
+    "agent_stopped",
+    "budget",
+    "daemon_ready",
+    "daemon_stopped",
+    "fleet_idle",
+    "gate_broken",
+    "gate_mended",
+    "role_paused",
+    "task_failed",
+    "task_held",
+    "task_landed",
+)
+"""What a person may want to be called for (``policy.notify`` says when each has come)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyHook:
+    """One ``[[notify]]``: whom to tell what. Exactly one of ``command``, ``url`` and ``url_env`` is set."""
+
+    command: tuple[str, ...] = ()
+    """Program and arguments; gets the message as JSON on its standard input."""
+    on: tuple[str, ...] = ("gate_broken", "role_paused", "task_failed", "task_held")
+    """Occasions. The default is what needs a person."""
+    retries: int = 3
+    """How often a message that was not taken is tried again, with pauses of 1, 2, 4 … s."""
+    timeout_s: float = 10.0
+    """What one try may take. Messages of a hook go one after the other, so a slow one delays only its own."""
+    url: str = ""
+    """The message is posted there as JSON; its key ``text`` is what chat systems show."""
+    url_env: str = ""
+    """Name of an environment variable that holds the URL, for URLs that are secrets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """How long what ended attempts left is kept. Work that did not land keeps its rescue ref for ever, whatever is set here:
+    it is nowhere else."""
+
+    attempts_days: float = 14.0
+    """Folders of ended attempts (brief, logs, transcript, result) and homes of settled tasks go when they are older, days;
+    0: never. Two weeks, so that whoever comes back from a holiday can still ask why. A task that is not settled keeps its
+    newest attempt and its home."""
+    max_bytes: int = 5 * 1024 * 1024 * 1024
+    """Together they take no more than this; the oldest go first. A night of 24 agents leaves about 1 GiB. 0: no limit."""
+    rescue_days: float = 30.0
+    """Rescue refs of attempts that landed go when they are older, days; 0: never. What landed is on the target; beside it
+    they hold files that the project ignores."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be configured."""
@@ -142,6 +212,9 @@ class Settings:
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     land: LandSettings = field(default_factory=LandSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    notify: tuple[NotifyHook, ...] = ()
     paths: PathSettings = field(default_factory=PathSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)

@@ -89,6 +89,23 @@ class TomlTable:
         name = ".".join(part for part in (self._name, key) if part)
         return TomlTable(self._document, value, self.problems, at=(*self._at, key), name=name)
 
+    def tables(self, key: str) -> list[TomlTable]:
+        """The array of tables at ``key``; what is no table in it is reported by its index and left out."""
+        value = self.data.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.wrong(key, f"is {kind_of(value)}", f"[[{key}]]")
+            return []
+        found = []
+        for index, one in enumerate(value):
+            if not isinstance(one, dict):
+                self.wrong(key, f"is {kind_of(one)}", "a table", inside=(index,))
+                continue
+            name = ".".join(part for part in (self._name, f"{key}[{index}]") if part)
+            found.append(TomlTable(self._document, one, self.problems, at=(*self._at, key, index), name=name))
+        return found
+
     def text(
         self,
         key: str,

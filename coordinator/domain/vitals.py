@@ -50,6 +50,16 @@ class Vitals(Record):
     tool_limit_s: float = 0.0
     turns: int = 0
 
+    @property
+    def doing_s(self) -> float:
+        """For how long it had been doing that when it was last looked at."""
+        return max(0.0, self.seen_at - self.doing_since)
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long nothing of it had moved when it was last looked at."""
+        return max(0.0, self.seen_at - max(self.progress_at, self.busy_at, self.changed_at))
+
 
 BUSY_CORES = 0.05
 """Share of one core from which on a tree counts as busy. A coding agent that only waits for its model uses 0.01."""

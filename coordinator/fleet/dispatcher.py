@@ -7,20 +7,23 @@ offered holds up no other. Which ones is ``policy.dispatch``'s decision, whether
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.attempt import Ending
 from coordinator.domain.errors import CoordinatorError
 from coordinator.domain.event import Noticed
 from coordinator.domain.task import ACTIVE, OWNED, TaskState
-from coordinator.fleet.admission import Admission
+from coordinator.fleet.admission import GROWING_S, Admission, start_bytes
 from coordinator.fleet.gate import UNTESTED_FACT
 from coordinator.fleet.ready import Dispatch
-from coordinator.policy import breaker, dispatch
+from coordinator.fleet.roles import RoleWatch
+from coordinator.policy import dispatch
 from coordinator.policy.verdict import SAFE_ROLES
 
 if TYPE_CHECKING:
+    from coordinator.domain.attempt import Ending
     from coordinator.domain.settings import Settings
+    from coordinator.domain.vitals import Vitals
     from coordinator.fleet.intake import Intake
     from coordinator.fleet.lander import Lander
     from coordinator.fleet.ledger import Ledger, LedgerEntry
@@ -38,7 +41,12 @@ _AGAIN_S: Final = 5.0
 _SPARE: Final = 2
 """Offers beyond the free hands: an agent that ends finds the next task at once, and little is offered on an old base."""
 
-_THE_AGENTS_FAULT: Final = frozenset({Ending.CRASHED, Ending.FAILED, Ending.UNAVAILABLE, Ending.UNSTARTED})
+_REFUSED_S: Final = 5.0
+"""Pause between two looks at what stands in the way of any start at all: nobody tells when memory or disk are free again."""
+
+
+def _key(entry: LedgerEntry) -> tuple[str, int]:
+    return entry.task.id, entry.generation
 
 
 class Dispatcher:
@@ -62,11 +70,12 @@ class Dispatcher:
         self._bus = bus
         self._clock = clock
         self._git = git
-        self._health: dict[str, breaker.RoleHealth] = {}
         self._intake = intake
         self._lander = lander
         self._ledger = ledger
+        self._roles = RoleWatch(bus, clock, ledger)
         self._settings = settings
+        self._started: dict[tuple[str, int], float] = {}
         self.refusal = ""
         ledger.fact("refusal", "")
         self.wake_at: float | None = None
@@ -87,7 +96,7 @@ class Dispatcher:
             room=max(room, 1 if pressing is not None else 0),
             roomless=self._intake.external_roles(),
         )
-        self.wake_at = choice.wake_at
+        self.wake_at = self._wake_at(choice.wake_at)
         for task_id, cause in choice.causes:
             self._ledger.note(task_id, reason=cause)
         if pressing is not None and not self._makes_way(pressing, choice.ready):
@@ -113,36 +122,26 @@ class Dispatcher:
 
     # -- the health of roles -------------------------------------------------------------------------------------------
 
-    def note_ending(self, entry: LedgerEntry, ending: Ending, reason: str) -> Ending:
+    def note_ending(self, entry: LedgerEntry, ending: Ending, reason: str, retry_at: float = 0.0) -> Ending:
         """Fold how an attempt ended into its role's health; while the role is probed, nothing is charged to the task."""
         role = self._intake.role_of(entry.task)
-        before = self._health.get(role, breaker.HEALTHY)
-        if ending not in _THE_AGENTS_FAULT:
-            if ending not in (Ending.CANCELLED, Ending.STOPPED):
-                self.note_success(role)
-            return ending
-        now = self._clock.monotonic()
-        after = breaker.after_failure(before, entry.task.id, reason, now)
-        self._health[role] = after
-        if after.until != before.until:
-            pause = f"{after.pause_s:.0f} s"
-            text = f"{after.refusal(role, now)}; tried again with one task in {pause}"
-            self._bus.publish(Noticed(subject="role", message=text))
-        return Ending.UNAVAILABLE if before.is_open else ending
+        return self._roles.note_ending(role, _key(entry), ending, reason, retry_at=retry_at)
 
-    def note_success(self, role: str) -> None:
-        """An agent of the role left something to judge: whatever was wrong is over."""
-        if self._health.pop(role, breaker.HEALTHY).is_open:
-            self._bus.publish(Noticed(subject="role", message=f"role {role} works again"))
+    def note_success(self, entry: LedgerEntry) -> None:
+        """It left something to judge: whatever was wrong with its role is over."""
+        self._roles.note_success(self._intake.role_of(entry.task), _key(entry))
+
+    def note_vitals(self, entry: LedgerEntry, vitals: Vitals | None) -> None:
+        """It is seen at work."""
+        if vitals is not None:
+            self._roles.note_vitals(self._intake.role_of(entry.task), _key(entry), vitals)
 
     def is_hopeless(self, entry: LedgerEntry) -> bool:
         """Whether waiting for this task's role has become pointless for a run that is to end by itself."""
-        return self._health.get(self._intake.role_of(entry.task), breaker.HEALTHY).is_hopeless
+        return self._roles.is_hopeless(self._intake.role_of(entry.task))
 
     def _role_refusals(self) -> dict[str, str]:
-        now = self._clock.monotonic()
-        refusals = {role: health.refusal(role, now) for role, health in self._health.items()}
-        return {role: refusal for role, refusal in refusals.items() if refusal} | self._untested_refusals()
+        return self._roles.refusals() | self._untested_refusals()
 
     def _untested_refusals(self) -> dict[str, str]:
         """While somebody is parked because the project's tests cannot be run, more of the same would only cost money."""
@@ -156,7 +155,7 @@ class Dispatcher:
 
     def _role_slots(self) -> dict[str, int]:
         """The cards' caps; one probe at a time for a role that is not well."""
-        return {**self._intake.role_slots(), **{role: 1 for role, health in self._health.items() if health.is_open}}
+        return {**self._intake.role_slots(), **self._roles.slots()}
 
     # -- offers --------------------------------------------------------------------------------------------------------
 
@@ -182,7 +181,9 @@ class Dispatcher:
         if base is None:
             self._bus.publish(Noticed(subject="target", message=f"branch {self._settings.land.target} is gone"))
             return
-        for task_id in task_ids:
+        for number, task_id in enumerate(task_ids):
+            if number and self._refuse():
+                return  # each start takes its share; the next turn says why the rest waits
             entry = self._ledger.get(task_id)
             generation = self._intake.next_generation(entry)
             reason = "waits for an agent to claim it"
@@ -190,11 +191,19 @@ class Dispatcher:
                 reason = f"waits for an agent of role {self._intake.role_of(entry.task)} from outside to claim it"
             entry = self._ledger.move(task_id, TaskState.READY, reason, generation=generation, tries=entry.tries + 1)
             self._ledger.record(task_id, generation, base=base, role=self._intake.role_of(entry.task))
+            self._roles.offered(self._intake.role_of(entry.task), _key(entry))
             await self._put_on_board(entry, base)
 
     async def _put_on_board(self, entry: LedgerEntry, base: str) -> None:
         card = self._intake.card_of(entry.task)
-        offer = Dispatch(task=entry.task, card=card, generation=entry.generation, base=base, feedback=entry.feedback)
+        offer = Dispatch(
+            task=entry.task,
+            card=card,
+            generation=entry.generation,
+            base=base,
+            feedback=entry.feedback,
+            resume=entry.resume,
+        )
         try:
             await self._board.publish(offer)
         except (CoordinatorError, OSError) as error:
@@ -211,10 +220,31 @@ class Dispatcher:
 
     def _refuse(self) -> str:
         """Why nothing may be started now; said once when it begins and once when it ends."""
-        broken = self._lander.broken()
-        refusal = f"the gate is broken: {broken}" if broken else self._admission.refusal()
-        if refusal != self.refusal:
+        broken, before = self._lander.broken(), self.refusal
+        refusal = f"the gate is broken: {broken}" if broken else self._admission.refusal(self._promised_bytes())
+        if _less_numbers(refusal) != _less_numbers(before):
             self._bus.publish(Noticed(subject="dispatch", message=refusal or "dispatch goes on"))
             self._ledger.fact("refusal", refusal)
         self.refusal = refusal
         return refusal
+
+    def _promised_bytes(self) -> int:
+        """Memory that agents will take which have just started, or start as soon as they find their offer."""
+        now = self._clock.monotonic()
+        owned = [entry for entry in self._ledger.in_state(*OWNED) if not self._intake.external(entry)]
+        offers = [entry for entry in self._ledger.in_state(TaskState.READY) if not self._intake.external(entry)]
+        self._started = {_key(entry): self._started.get(_key(entry), now) for entry in owned}
+        growing = [entry for entry in owned if now - self._started[_key(entry)] < GROWING_S]
+        growing += offers[: max(self._settings.fleet.agents - len(owned), 0)]
+        return sum(start_bytes(self._intake.find_card(entry.task)) for entry in growing)
+
+    def _wake_at(self, due: float | None) -> float | None:
+        """The next moment at which a turn may find something new to start (epoch seconds)."""
+        now, role_s = self._clock.now().timestamp(), self._roles.wake_in_s()
+        moments = [due, None if role_s is None else now + role_s, now + _REFUSED_S if self.refusal else None]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+
+def _less_numbers(refusal: str) -> str:
+    """A refusal is the same news however many MiB it is about at the moment."""
+    return re.sub(r"[0-9]+", "", refusal)

@@ -208,6 +208,10 @@ class Intake:
         """The card of a task that is not blocked."""
         return self._cards.cards[self.role_of(task)]
 
+    def find_card(self, task: Task) -> RoleCard | None:
+        """Its role's card; None while there is none."""
+        return self._cards.cards.get(self.role_of(task))
+
     def external(self, entry: LedgerEntry) -> bool:
         """Whether only agents from outside can take it."""
         card = self._cards.cards.get(self.role_of(entry.task))

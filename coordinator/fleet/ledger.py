@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterator, Mapping
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """A task and where it stands. ``attempts`` counts those charged, ``tries`` all since somebody last wished for it;
+    """A task and where it stands. ``attempts`` counts those charged, ``tries`` all since somebody last wished for it,
+    ``crashes`` the quick deaths in a row up to now; ``resume`` is the session that the next attempt goes on with;
     ``not_before`` is wall time in epoch seconds (a pause that outlives a restart), ``commit`` where it landed,
     ``feedback`` what the next brief must say, ``hold`` that no attempt follows the one at work,
     ``cancel`` why the one at work is to be stopped and the task cancelled (empty: it is not).
@@ -37,12 +39,14 @@ class LedgerEntry:
     attempts: int = 0
     cancel: str = ""
     commit: str = ""
+    crashes: int = 0
     created_at: str = ""
     feedback: str = ""
     generation: int = 0
     hold: bool = False
     not_before: float = 0.0
     reason: str = ""
+    resume: str = ""
     state: TaskState
     task: Task
     tries: int = 0
@@ -51,7 +55,7 @@ class LedgerEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
     """One attempt as the ledger keeps it; times are ISO 8601 UTC or None, ``rescue`` the commit that its
-    rescue ref points to, empty when it left nothing."""
+    rescue ref points to, empty when it left nothing, ``session`` what a later attempt may go on with."""
 
     agent: str = ""
     base: str = ""
@@ -67,11 +71,22 @@ class AttemptRow:
     reason: str = ""
     rescue: str = ""
     role: str = ""
+    session: str = ""
     task: str
+    turns: int = 0
 
 
 FRESH: Final[Mapping[str, Any]] = MappingProxyType(
-    {"attempts": 0, "cancel": "", "feedback": "", "hold": False, "not_before": 0.0, "tries": 0}
+    {
+        "attempts": 0,
+        "cancel": "",
+        "crashes": 0,
+        "feedback": "",
+        "hold": False,
+        "not_before": 0.0,
+        "resume": "",
+        "tries": 0,
+    }
 )
 """Changes that make a task start anew, with all its attempts."""
 
@@ -162,6 +177,11 @@ class Ledger:
                 return AttemptRow(**dict(row))
         return None
 
+    def landed_before(self, moment: datetime) -> list[tuple[str, int]]:
+        """Attempts that landed before ``moment`` and whose rescue refs are kept, the oldest first."""
+        rows = self._store.query("attempts_landed", before=moment.isoformat())
+        return [(row["task"], row["generation"]) for row in rows]
+
     def record(self, task_id: str, generation: int, /, **changes: Any) -> AttemptRow:
         """Create or change an attempt's row."""
         old = self.attempt(task_id, generation) or AttemptRow(task=task_id, generation=generation)
@@ -235,6 +255,8 @@ def _entry_of(row: sqlite3.Row) -> LedgerEntry:
         reason=row["reason"],
         generation=row["generation"],
         attempts=row["attempts"],
+        crashes=row["crashes"],
+        resume=row["resume"],
         tries=row["tries"],
         hold=bool(row["hold"]),
         cancel=row["cancel"],
@@ -256,6 +278,8 @@ def _row_of(entry: LedgerEntry, now: str) -> Mapping[str, Any]:
         "reason": entry.reason,
         "generation": entry.generation,
         "attempts": entry.attempts,
+        "crashes": entry.crashes,
+        "resume": entry.resume,
         "tries": entry.tries,
         "hold": entry.hold,
         "cancel": entry.cancel,

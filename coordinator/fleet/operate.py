@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 def release(ledger: Ledger, task_id: str) -> None:
-    """Undo a hold, also one that was to take effect after the attempt at work."""
+    """Undo a hold, also one that was to take effect after the attempt at work. All attempts are given again; what the last
+    one said, and its conversation, stay: a budget that was raised is for going on."""
     entry = ledger.get(task_id)
     check_wish(task_id, "release", entry.state)
     if entry.state is TaskState.HELD:
-        ledger.move(task_id, TaskState.PENDING, "released by the operator", **FRESH)
+        going_on = {**FRESH, "feedback": entry.feedback, "resume": entry.resume}
+        ledger.move(task_id, TaskState.PENDING, "released by the operator", **going_on)
     else:
         ledger.note(task_id, hold=False)
 

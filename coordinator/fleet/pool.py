@@ -21,6 +21,7 @@ from coordinator.domain.event import AgentExited, AgentStarted, Noticed
 from coordinator.fleet.muster import STOP_FILE, read_entry, read_muster
 from coordinator.kit import lock, process, process_table
 from coordinator.kit.process_table import Member
+from coordinator.policy.ramp import Ramp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,8 @@ _FIRST_PAUSE_S: Final = 0.5
 _LARGEST_LOG_BYTES: Final = 5 * 1024 * 1024
 _LONGEST_PAUSE_S: Final = 30.0
 _QUICK_DEATH_S: Final = 5.0
+_AT_ONCE: Final = 2
+"""Starts that do not wait for each other: a replacement for an agent that died comes at once, and so does a small fleet."""
 _SWEEP_GRACE_S: Final = 1.0
 _STOP_PATIENCE_S: Final = 5.0
 """What a runner gets beyond the command's grace to see the stop file, write its result and let go."""
@@ -60,6 +63,7 @@ class AgentView:
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Hand:
     began: float
+    enrolled: bool = False
     member: Member
     name: str
     spawned: Spawned | None = None
@@ -73,8 +77,16 @@ class AgentPool:
     name = "pool"
 
     def __init__(
-        self, layout: Layout, bus: Bus, clock: Clock, *, idle_exit_s: float = 10.0, python: str = sys.executable
+        self,
+        layout: Layout,
+        bus: Bus,
+        clock: Clock,
+        *,
+        idle_exit_s: float = 10.0,
+        python: str = sys.executable,
+        ramp_s: float = 0.0,
     ) -> None:
+        """``ramp_s``: beyond the first two, agent processes are started at least so far apart."""
         self._bus = bus
         self._changed = asyncio.Event()
         self._clock = clock
@@ -85,6 +97,7 @@ class AgentPool:
         self._not_before = 0.0
         self._pause_s = 0.0
         self._python = python
+        self._ramp = Ramp(at_once=_AT_ONCE, every_s=ramp_s)
         self._wanted = 0
 
     # -- the service ---------------------------------------------------------------------------------------------
@@ -96,8 +109,9 @@ class AgentPool:
             while not stopping.is_set():
                 self._changed.clear()
                 self._reconcile()
+                pause_s = min(self._ramp.wait_s(self._clock.monotonic()) or _TURN_S, _TURN_S)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), _TURN_S)
+                    await asyncio.wait_for(self._changed.wait(), pause_s)
             await self._let_live()
         finally:
             stopper.cancel()
@@ -211,11 +225,21 @@ class AgentPool:
 
     def _reconcile(self) -> None:
         self.adopt()
-        while not self._closed and self._clock.monotonic() >= self._not_before and self._working() < self._wanted:
+        missing = self._wanted - self._working()
+        while not self._closed and missing > 0 and (now := self._clock.monotonic()) >= self._not_before:
+            if self._ramp.wait_s(now) > 0:
+                return
+            self._ramp = self._ramp.after_start(now)
             self._start()
+            missing -= 1
 
     def _working(self) -> int:
-        return sum(not ((entry := self._entry(hand)) and entry.draining) for hand in self._hands.values())
+        working = 0
+        for hand in self._hands.values():
+            entry = self._entry(hand)
+            hand.enrolled = hand.enrolled or entry is not None
+            working += not (entry and entry.draining)
+        return working
 
     def _start(self) -> None:
         taken = {hand.name for hand in self._hands.values()}
@@ -257,12 +281,14 @@ class AgentPool:
 
     async def _watch(self, hand: _Hand) -> None:
         await process.exited(hand.member)
+        enrolled = hand.enrolled or self._entry(hand) is not None  # its line stays on the roll when it was killed
         code = hand.spawned.reap() if hand.spawned else None
         self._hands.pop(hand.member, None)
         lived_s = self._clock.monotonic() - hand.began
+        was_killed = enrolled and code is not None and code < 0
         if hand.spawned is None or lived_s >= _QUICK_DEATH_S or (code == 0 and lived_s >= _TURN_S):
             self._pause_s = 0.0
-        elif not self._closed:
+        elif not self._closed and not was_killed:  # one that was at work and was killed says nothing about the others
             log = self._layout.agents / f"{hand.name}.log"
             self._back_off(f"{hand.name} ended with code {code} after {lived_s:.1f} s; its output is in {log}")
         self._bus.publish(AgentExited(agent=hand.name, pid=hand.member.pid, exit_code=code))

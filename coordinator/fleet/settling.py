@@ -7,17 +7,19 @@ Owns one invariant: the attempt's row, the task's move and their events are one 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordinator.domain.attempt import Ending
 from coordinator.domain.event import AttemptEnded, TaskLanded
 from coordinator.domain.task import TaskState
 from coordinator.fleet.ledger import FRESH
 from coordinator.policy import retry
+from coordinator.policy.retry import Fate
 
 if TYPE_CHECKING:
     from coordinator.domain.candidate import Candidate, Settlement
     from coordinator.domain.settings import Settings
+    from coordinator.fleet.collector import Gathered
     from coordinator.fleet.intake import Intake
     from coordinator.fleet.ledger import Ledger, LedgerEntry
     from coordinator.kit.bus import Bus
@@ -59,27 +61,50 @@ class Settling:
             self._rearm(entry)
         self._intake.dependencies_changed()
 
-    def ended(self, entry: LedgerEntry, ending: Ending, reason: str, *, feedback: str = "") -> None:
-        """It did not land. ``feedback`` goes into the next brief; empty: the reason does."""
+    def refused(self, entry: LedgerEntry, settlement: Settlement) -> None:
+        """It was finished, and does not land."""
+        told = _told(settlement.feedback or settlement.reason, settlement.candidate.commit)
+        self._end(entry, settlement.ending, settlement.reason, told, quick=False)
+
+    def ended(self, entry: LedgerEntry, ending: Ending, reason: str, left: Gathered | None = None) -> None:
+        """It came to no end that could be judged. ``left`` is what was found of it, None when it was not looked for."""
+        feedback = _told(left.feedback or reason, left.work) if left is not None else reason
+        quick = left is not None and left.lived_s < self._settings.fleet.quick_death_s
+        self._end(entry, ending, reason, feedback, quick=quick)
+
+    def _end(self, entry: LedgerEntry, ending: Ending, reason: str, feedback: str, *, quick: bool) -> None:
+        fleet = self._settings.fleet
         decision = retry.decide(
             ending,
-            attempts=entry.attempts,
-            tries=entry.tries,
-            max_attempts=entry.task.max_attempts or self._settings.fleet.max_attempts,
-            backoff_s=self._settings.fleet.backoff_s,
+            retry.Past(attempts=entry.attempts, crashes=entry.crashes, tries=entry.tries),
+            backoff_s=fleet.backoff_s,
             chance=random.random(),
+            crash_loop=fleet.crash_loop,
+            max_attempts=entry.task.max_attempts or fleet.max_attempts,
+            quick=quick,
+            resumed=bool(entry.resume),
         )
         task_id, text = entry.task.id, f"{ending.replace('_', ' ')}: {reason}"
-        changes = {"attempts": decision.attempts, "feedback": feedback or text}
+        session = self._session(entry) if decision.resume else ""
+        changes: dict[str, Any] = {
+            "attempts": decision.past.attempts,
+            "crashes": decision.past.crashes,
+            "feedback": feedback,
+            "resume": session,
+            "tries": decision.past.tries,
+        }
         with self._ledger.batch():
             self._close_attempt(task_id, entry.generation, ending, reason)
             if ending is Ending.CANCELLED:
-                self._ledger.move(task_id, TaskState.CANCELLED, reason, cancel="", **changes)
+                self._ledger.move(task_id, TaskState.CANCELLED, reason, **{**changes, "cancel": "", "resume": ""})
             elif entry.hold:
                 self._ledger.move(task_id, TaskState.HELD, f"held by the operator after {text}", hold=False, **changes)
-            elif decision.again:
+            elif decision.fate is Fate.AGAIN:
                 due = self._clock.now().timestamp() + decision.after_s
-                self._ledger.move(task_id, TaskState.PENDING, f"{text}; {decision.why}", not_before=due, **changes)
+                goes_on = f"{text}; {decision.why}" + (", the same conversation goes on" if session else "")
+                self._ledger.move(task_id, TaskState.PENDING, goes_on, not_before=due, **changes)
+            elif decision.fate is Fate.HELD:
+                self._ledger.move(task_id, TaskState.HELD, f"{text} ({decision.why}){_way_on(ending)}", **changes)
             else:
                 self._ledger.move(task_id, TaskState.FAILED, f"{text} ({decision.why})", **changes)
                 self._rearm(entry)
@@ -88,6 +113,11 @@ class Settling:
     def superseded(self, candidate: Candidate, reason: str) -> None:
         """An old generation asked to land: its row says why it did not; the task, which has a new owner, is not touched."""
         self._close_attempt(candidate.task.id, candidate.generation, Ending.STALE, reason)
+
+    def _session(self, entry: LedgerEntry) -> str:
+        """What the attempt left to go on with; one that did not come that far leaves what it was given."""
+        row = self._ledger.attempt(entry.task.id, entry.generation)
+        return (row.session if row is not None else "") or entry.resume
 
     def _rearm(self, entry: LedgerEntry) -> None:
         """A task with a schedule is pending again until its next run."""
@@ -110,3 +140,20 @@ class Settling:
                 duration_s=row.duration_s,
             )
         )
+
+
+def _told(feedback: str, work: str) -> str:
+    """A new attempt begins in a fresh tree, also when the conversation goes on: it has to be told where its work is."""
+    if not work:
+        return feedback
+    where = f"What was changed is not in this working tree. It is commit {work}: `git show {work[:12]}` shows it"
+    return f"{where}, `git cherry-pick --no-commit {work[:12]}` brings it back.\n\n{feedback}"
+
+
+def _way_on(ending: Ending) -> str:
+    """What a person may do about it; ``explain`` shows the end of the output beside it."""
+    if ending is Ending.OVER_BUDGET:
+        return (
+            "; raise budget_usd in its task or its role card, then `coordinator tasks release` goes on where it stopped"
+        )
+    return ""

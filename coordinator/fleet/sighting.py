@@ -64,6 +64,17 @@ def _vitals(data: object) -> Vitals | None:
     return vitals if vitals is not None and vitals.boot == lock.boot_id() else None
 
 
+def lived_s(layout: Layout, task_id: str, seen: Sighting) -> float:
+    """Seconds from an attempt's claim to its last sign of life, for one that could not say so itself."""
+    if seen.vitals is not None:
+        return max(seen.vitals.seen_at - seen.vitals.started_at, 0.0)
+    try:
+        claimed = layout.claim_record(task_id).lstat().st_mtime_ns
+    except OSError:
+        return 0.0
+    return max(seen.beat - claimed, 0) / 1e9
+
+
 def read_order(layout: Layout, task_id: str, generation: int) -> Order | None:
     try:
         return Order.from_json(_read_json(layout.attempt(task_id, generation) / "order.json"))

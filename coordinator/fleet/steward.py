@@ -16,24 +16,25 @@ from typing import TYPE_CHECKING
 from coordinator.domain.attempt import Ending
 from coordinator.domain.task import ACTIVE, OWNED, TaskState, check_wish
 from coordinator.fleet import operate, sighting
-from coordinator.fleet.dispatcher import Dispatcher
-from coordinator.fleet.settling import Settling
-from coordinator.fleet.vigil import Vigil
+from coordinator.fleet.vigil import limits_of
 from coordinator.kit import files, lock
+from coordinator.policy.health import HealthState
 
 if TYPE_CHECKING:
     from coordinator.domain.attempt import ClaimRecord
     from coordinator.domain.candidate import Candidate, Settlement
     from coordinator.domain.settings import Settings
     from coordinator.fleet.collector import Collector
+    from coordinator.fleet.dispatcher import Dispatcher
     from coordinator.fleet.intake import Intake
     from coordinator.fleet.lander import Lander
     from coordinator.fleet.ledger import Ledger, LedgerEntry
+    from coordinator.fleet.model_access import ModelAccess
     from coordinator.fleet.pool import AgentPool
     from coordinator.fleet.ready import ReadyBoard
-    from coordinator.kit.bus import Bus
+    from coordinator.fleet.settling import Settling
+    from coordinator.fleet.vigil import Vigil
     from coordinator.kit.clock import Clock
-    from coordinator.kit.git import Git
     from coordinator.sdk.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ _Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stop:
-    """An attempt that is being ended from outside, and how that is to be recorded."""
+    """An attempt that is being ended from outside, and how that is to be recorded; not if it ``finished`` and left work."""
 
     ending: Ending
+    finished: bool = False
     reason: str
     task: asyncio.Task[None]
 
@@ -74,43 +76,36 @@ class Steward:
     def __init__(
         self,
         *,
+        access: ModelAccess,
         board: ReadyBoard,
-        bus: Bus,
         clock: Clock,
         collector: Collector,
-        git: Git,
+        dispatcher: Dispatcher,
         intake: Intake,
         lander: Lander,
         layout: Layout,
         ledger: Ledger,
         pool: AgentPool,
         settings: Settings,
+        settling: Settling,
+        vigil: Vigil,
     ) -> None:
+        self._access = access
         self._board = board
         self._clock = clock
         self._collector = collector
+        self._dispatcher = dispatcher
         self._intake = intake
         self._lander = lander
         self._layout = layout
         self._ledger = ledger
         self._pool = pool
         self._settings = settings
+        self._settling = settling
+        self.vigil = vigil
         self._collecting: dict[_Key, asyncio.Task[None]] = {}
         self._stops: dict[_Key, _Stop] = {}
-        self._settling = Settling(bus=bus, clock=clock, intake=intake, ledger=ledger, settings=settings)
-        self._vigil = Vigil(settings.fleet, clock)
         self._wake = asyncio.Event()
-        self._dispatcher = Dispatcher(
-            bus,
-            clock,
-            board=board,
-            git=git,
-            intake=intake,
-            lander=lander,
-            layout=layout,
-            ledger=ledger,
-            settings=settings,
-        )
 
     # -- the service ---------------------------------------------------------------------------------------------
 
@@ -176,6 +171,7 @@ class Steward:
     async def _turn(self) -> None:
         self._reap()
         await self._intake.fold(self._drop, self._dispatcher.withdraw)
+        self.vigil.turn()
         self._see_claims()
         self._intake.recheck_dependencies()
         if not self.draining:
@@ -241,7 +237,7 @@ class Steward:
         task_id = entry.task.id
         seen = sighting.look(self._layout, task_id, entry.generation)
         if not seen.held and not self._lives_on(entry, seen.record):
-            self._vigil.forget(_key(entry))
+            self.vigil.forget(_key(entry))
             work = asyncio.create_task(self._collect(entry, seen.record))
             work.add_done_callback(lambda _: self.wake())
             self._collecting[_key(entry)] = work
@@ -253,9 +249,10 @@ class Steward:
             self._ledger.move(task_id, TaskState.RUNNING, f"{holder} is at work on it")
         if entry.cancel and seen.record is not None and _key(entry) not in self._stops:
             self._stop(entry, seen.record, Ending.CANCELLED, entry.cancel)
-        condemned = self._vigil.judge(_key(entry), seen, timeout_s=self._intake.timeout_s(entry.task))
-        if condemned is not None and seen.record is not None and _key(entry) not in self._stops:
-            self._stop(entry, seen.record, condemned.ending, condemned.reason)
+        self._dispatcher.note_vitals(entry, seen.vitals)
+        found = self.vigil.judge(_key(entry), seen, limits_of(entry.task, self._intake, self._settings.fleet))
+        if found.condemned and seen.record is not None and _key(entry) not in self._stops:
+            self._stop(entry, seen.record, found.condemned, found.reason, found.state)
 
     def _lives_on(self, entry: LedgerEntry, record: ClaimRecord | None) -> bool:
         """The lock is free, but its owner neither said that it let go nor died: a command must have undone the lock.
@@ -271,14 +268,16 @@ class Steward:
             return False
         return lock.same_process_alive(record.pid, record.started, record.boot, record.host)
 
-    def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str) -> None:
+    def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str, state: str = "") -> None:
         """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
         _log.warning(
             "stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason}
         )
+        self._access.revoke(*_key(entry))
         task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s, reason))
         task.add_done_callback(lambda _: self.wake())
-        self._stops[_key(entry)] = _Stop(ending=ending, reason=reason, task=task)
+        finished = state == HealthState.FINISHED_BUT_ALIVE
+        self._stops[_key(entry)] = _Stop(ending=ending, finished=finished, reason=reason, task=task)
 
     # -- what an attempt left ------------------------------------------------------------------------------------
 
@@ -286,24 +285,26 @@ class Steward:
         key = task_id, generation = _key(entry)
         if sighting.read_result(self._layout, task_id, generation) is None:
             await self._pool.sweep_attempt(task_id, generation)
-        gathered = await self._collector.gather(entry, record.agent if record is not None else "")
+        self._access.conclude(task_id, generation)
+        left = await self._collector.gather(entry, record.agent if record is not None else "")
         stop = self._stops.pop(key, None)
         current = self._ledger.get(task_id)
         if current.generation != generation or current.state not in OWNED:
             return
         if current.cancel:
             self._settling.ended(current, Ending.CANCELLED, current.cancel)
-        elif stop is not None:
-            self._settling.ended(current, stop.ending, stop.reason, feedback=gathered.feedback)
-        elif gathered.candidate is not None:
-            self._dispatcher.note_success(self._intake.role_of(entry.task))
+        elif stop is not None and not (stop.finished and left.candidate is not None):
+            ending = self._dispatcher.note_ending(current, stop.ending, stop.reason)
+            self._settling.ended(current, ending, stop.reason, left)
+        elif left.candidate is not None:
+            self._dispatcher.note_success(current)
             if current.state is TaskState.CLAIMED:  # it was over before anybody looked
                 self._ledger.move(task_id, TaskState.RUNNING, "was at work on it")
             self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
-            self._lander.submit(gathered.candidate)
+            self._lander.submit(left.candidate)
         else:
-            ending = self._dispatcher.note_ending(current, gathered.ending or Ending.CRASHED, gathered.reason)
-            self._settling.ended(current, ending, gathered.reason, feedback=gathered.feedback)
+            ending = self._dispatcher.note_ending(current, left.ending or Ending.CRASHED, left.reason, left.retry_at)
+            self._settling.ended(current, ending, left.reason, left)
 
     def resubmit(self, candidate: Candidate) -> None:
         """After a restart: an attempt that was collected before waits for the gate again."""
@@ -344,7 +345,7 @@ class Steward:
         elif self.superseded(candidate):
             self._settling.superseded(candidate, settlement.reason)
         else:
-            self._settling.ended(entry, settlement.ending, settlement.reason, feedback=settlement.feedback)
+            self._settling.refused(entry, settlement)
         self.wake()
 
     # -- what people want ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_GONE: Final = ".gone-"
+GONE: Final = ".gone-"
 """A tree whose content is safe is renamed to this first: half removed it could pass for an agent's deletions."""
 
 _RESCUE: Final = "refs/coordinator/rescue/"
@@ -108,8 +108,8 @@ class Workspaces:
         ``active`` attempts and those whose claim is held are left alone; a tree that had to be kept is tried once only.
         """
         for path in await asyncio.to_thread(_children, self._layout.worktrees):
-            if path.name.startswith(_GONE):
-                await asyncio.to_thread(_remove, path)
+            if path.name.startswith(GONE):
+                await asyncio.to_thread(remove_tree, path)
                 continue
             task_id, _, number = path.name.rpartition("-")
             if not TASK_ID.fullmatch(task_id) or not re.fullmatch(r"[1-9][0-9]{0,8}", number):
@@ -198,10 +198,10 @@ class Workspaces:
         if os.path.lexists(worktree):
             if not await self._is_safe(task_id, generation, collected, worktree):
                 return False
-            gone = worktree.with_name(f"{_GONE}{worktree.name}")
-            await asyncio.to_thread(_remove, gone)
+            gone = worktree.with_name(f"{GONE}{worktree.name}")
+            await asyncio.to_thread(remove_tree, gone)
             worktree.rename(gone)
-            await asyncio.to_thread(_remove, gone)
+            await asyncio.to_thread(remove_tree, gone)
         await self._git.update_refs([(base_ref(task_id, generation), "")])
         return True
 
@@ -241,7 +241,7 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
-def _remove(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Remove a tree that may have folders without write permission; never follows a link. What resists is left."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)

@@ -53,19 +53,28 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         tree TEXT NOT NULL, command TEXT NOT NULL, outcome TEXT NOT NULL, at TEXT NOT NULL,
         PRIMARY KEY (tree, command)) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE tasks ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN resume TEXT NOT NULL DEFAULT '';
+    ALTER TABLE attempts ADD COLUMN session TEXT NOT NULL DEFAULT '';
+    ALTER TABLE attempts ADD COLUMN turns INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 QUERIES: Final[Mapping[str, str]] = {
     "attempt_put": """
         INSERT INTO attempts (task, generation, role, agent, pid, host, base, claimed_at, ended_at, ending, reason,
-                              rescue, exit_code, cost_usd, duration_s)
+                              rescue, exit_code, cost_usd, duration_s, session, turns)
         VALUES (:task, :generation, :role, :agent, :pid, :host, :base, :claimed_at, :ended_at, :ending, :reason,
-                :rescue, :exit_code, :cost_usd, :duration_s)
+                :rescue, :exit_code, :cost_usd, :duration_s, :session, :turns)
         ON CONFLICT (task, generation) DO UPDATE SET role = excluded.role, agent = excluded.agent,
             pid = excluded.pid, host = excluded.host, base = excluded.base, claimed_at = excluded.claimed_at,
             ended_at = excluded.ended_at, ending = excluded.ending, reason = excluded.reason,
             rescue = excluded.rescue, exit_code = excluded.exit_code, cost_usd = excluded.cost_usd,
-            duration_s = excluded.duration_s""",
+            duration_s = excluded.duration_s, session = excluded.session, turns = excluded.turns""",
+    "attempts_landed": """
+        SELECT task, generation FROM attempts WHERE ending = 'landed' AND rescue != '' AND ended_at < :before
+        ORDER BY ended_at""",
     "attempts_of": "SELECT * FROM attempts WHERE task = :task ORDER BY generation",
     "baseline_get": "SELECT outcome FROM baselines WHERE tree = :tree AND command = :command",
     "baseline_put": """
@@ -95,13 +104,15 @@ QUERIES: Final[Mapping[str, str]] = {
     "problems_clear": "DELETE FROM problems",
     "task_get": "SELECT * FROM tasks WHERE id = :id",
     "task_put": """
-        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, tries, hold, cancel,
-                           not_before, file, line, digest, definition, commit_hash, feedback, created_at, updated_at)
-        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :tries, :hold, :cancel,
-                :not_before, :file, :line, :digest, :definition, :commit_hash, :feedback, :created_at, :updated_at)
+        INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, crashes, tries, hold, cancel,
+                           not_before, file, line, digest, definition, commit_hash, feedback, resume, created_at,
+                           updated_at)
+        VALUES (:id, :state, :priority, :title, :role, :reason, :generation, :attempts, :crashes, :tries, :hold, :cancel,
+                :not_before, :file, :line, :digest, :definition, :commit_hash, :feedback, :resume, :created_at,
+                :updated_at)
         ON CONFLICT (id) DO UPDATE SET state = excluded.state, priority = excluded.priority, title = excluded.title,
             role = excluded.role, reason = excluded.reason, generation = excluded.generation,
-            attempts = excluded.attempts,
+            attempts = excluded.attempts, crashes = excluded.crashes, resume = excluded.resume,
             tries = excluded.tries, hold = excluded.hold, cancel = excluded.cancel,
             not_before = excluded.not_before, file = excluded.file, line = excluded.line, digest = excluded.digest,
             definition = excluded.definition, commit_hash = excluded.commit_hash, feedback = excluded.feedback,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.api.activity import usage
 from coordinator.api.phrase import Phrase, phrase
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, flow, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
+from coordinator.policy.health import TROUBLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,14 +125,16 @@ class LiveView:
 
 
 def _agent(agent: LiveAgent, width: int) -> list[Line]:
-    """Two rows at most: who, since when, on what; and the agent's own words."""
+    """Two rows at most: who, since when, on what; and what it does and uses, with the agent's own words."""
     name = pad(agent.name, min(12, max(8, len(agent.name))))
     head = f"{name} {_clock(agent.since_s):>6} {pad(agent.doing or 'starting', 9)} "
     title = agent.title if agent.title and agent.title != agent.task else ""
     rest = cut(f"{title or agent.task}", max(10, width - len(head)))
     lines = [line(span(head), span(rest, STRONG))]
-    if agent.note:
-        lines.append(line(span(" " * (len(name) + 8) + cut(agent.note, max(10, width - len(name) - 8)), DIM)))
+    told = " · ".join(filter(None, (agent.activity, usage(asdict(agent)), agent.note)))
+    if told:
+        style = WARN if agent.health in TROUBLED else DIM
+        lines.append(line(span(" " * (len(name) + 8) + cut(told, max(10, width - len(name) - 8)), style)))
     return lines
 
 

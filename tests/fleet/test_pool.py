@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,8 +27,9 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
-    from coordinator.domain.event import Event
+    from coordinator.domain.event import Event, Published
     from coordinator.sdk.layout import Layout
 
 MARK = 'echo $$ > "$COORDINATOR_ATTEMPT/up"; '
@@ -38,13 +41,19 @@ UNTIL_TOLD = MARK + 'while ! [ -e "$COORDINATOR_ATTEMPT/go" ]; do sleep 0.02; do
 class Watched:
     """A pool at work and what it told the bus."""
 
-    def __init__(self, layout: Layout, python: str = sys.executable) -> None:
+    def __init__(self, layout: Layout, python: str = sys.executable, ramp_s: float = 0.0) -> None:
         bus = Bus(SystemClock())
         self.events: list[Event] = []
-        bus.tap(lambda published: self.events.append(published.event))
-        self.pool = AgentPool(layout, bus, SystemClock(), idle_exit_s=20.0, python=python)
+        self.began: list[float] = []
+        bus.tap(self._take)
+        self.pool = AgentPool(layout, bus, SystemClock(), idle_exit_s=20.0, python=python, ramp_s=ramp_s)
         self.stopping = asyncio.Event()
         self.task = asyncio.create_task(self.pool.run(self.stopping))
+
+    def _take(self, published: Published) -> None:
+        self.events.append(published.event)
+        if isinstance(published.event, AgentStarted):
+            self.began.append(time.monotonic())
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -130,7 +139,59 @@ async def test_an_agent_that_dies_is_seen_and_replaced(layout: Layout, watched: 
     os.kill(first.pid, signal.SIGKILL)
     await until(lambda: watched.of(AgentExited))
     assert watched.of(AgentExited) == [AgentExited(agent="agent-1", pid=first.pid, exit_code=-9)]
+    seen = time.monotonic()
+    await until(lambda: len(watched.began) == 2)
+    assert watched.began[1] - seen < 0.4  # one that was at work and is killed young slows nobody down
+    assert watched.of(Noticed) == []
     await until(lambda: read_muster(layout) and read_muster(layout)["agent-1"].pid != first.pid)
+
+
+async def test_a_fleet_is_never_started_all_at_once(layout: Layout, tmp_path: Path) -> None:
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    watched = Watched(layout, python=str(sleeper), ramp_s=0.3)
+    watched.pool.want(5)
+    try:
+        await until(lambda: len(watched.began) == 5)
+        first = watched.began[0]
+        gaps = [moment - first for moment in watched.began]
+        assert gaps[1] < 0.25
+        assert all(gap >= 0.29 * number for number, gap in enumerate(gaps[2:], start=1))
+        assert gaps[4] < 3.0
+    finally:
+        await watched.pool.stop_now(0.0)
+        await watched.leave()
+
+
+def _sleepers(count: int) -> list[subprocess.Popen[bytes]]:
+    return [subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(count)]
+
+
+async def test_a_fleet_of_fifty_is_adopted_in_no_time(layout: Layout) -> None:
+    agents = _sleepers(50)
+    try:
+        host, boot, _, _ = lock.own_identity()
+        for number, agent in enumerate(agents):
+            name = f"agent-{number + 1}"
+            wait_until(partial(process_start, agent.pid))
+            line = {"agent": name, "boot": boot, "host": host, "pid": agent.pid, "started": process_start(agent.pid)}
+            (layout.agents / f"{name}.json").write_text(json.dumps(line))
+        heir = Watched(layout, python="/no/such/python")
+        began = time.monotonic()
+        assert heir.pool.adopt() == 50
+        assert time.monotonic() - began < 2.0
+        heir.pool.want(50)
+        agents[7].kill()
+        agents[7].wait()
+        await until(lambda: heir.of(AgentExited))
+        assert len(heir.pool.agents()) == 49
+        await heir.leave()
+        assert all(agent.poll() is None for agent in agents if agent is not agents[7])
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
 
 
 async def test_agents_that_cannot_live_are_no_hot_loop(layout: Layout) -> None:

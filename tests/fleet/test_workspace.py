@@ -150,7 +150,7 @@ async def test_a_half_removed_tree_never_passes_for_the_agents_deletions(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("coordinator.fleet.workspace._remove", half)
+        patch.setattr("coordinator.fleet.workspace.remove_tree", half)
         with pytest.raises(Killed):
             await spaces.dispose("a", 1, found)
     assert [entry.name for entry in layout.worktrees.iterdir()] == [".gone-a-1"]

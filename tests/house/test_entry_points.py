@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOORS: dict[str, str] = {
+    "aiohttp": "coordinator/kit/http.py",
     "apscheduler": "coordinator/kit/schedule.py",
     "filelock": "coordinator/kit/lock.py",
     "git": "coordinator/kit/git",

@@ -1,0 +1,376 @@
+"""What passes, passes unchanged and at the pace of the slower end; and whatever ends a call ends it on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from coordinator.gateway import relay
+from tests.gateway.rig import PROVIDER_KEY, SSE, Exchange, House, Upstream, hello, housed, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_bodies_and_protocol_headers_pass_unchanged(tmp_path: Path) -> None:
+    body, answer = os.urandom(70_000), os.urandom(50_000)
+
+    async def script(exchange: Exchange) -> None:
+        more = "Content-Type: application/json\r\nContent-Encoding: br\r\nX-Odd: Ä-1\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
+        await exchange.plain(answer, more=more)
+
+    async with housed(tmp_path, script) as (house, upstream):
+        got = await house.reply(
+            "/v1/messages?beta=true",
+            body,
+            anthropic_beta="a-2025,b-2026",
+            accept_encoding="gzip, br, zstd",
+            content_encoding="gzip",
+            user_agent="claude-cli/2.1",
+            connection="keep-alive, x-hop",
+            x_hop="mine",
+        )
+        seen = upstream.seen[0]
+        assert (seen.method, seen.target, seen.body) == ("POST", "/v1/messages?beta=true", body)
+        passed = {name.lower(): value for name, value in seen.headers}
+        assert passed == {
+            "accept-encoding": "gzip, br, zstd",
+            "anthropic-beta": "a-2025,b-2026",
+            "anthropic-version": "2023-06-01",
+            "content-encoding": "gzip",
+            "content-length": "70000",
+            "host": upstream.url.removeprefix("http://"),
+            "user-agent": "claude-cli/2.1",
+            "x-api-key": PROVIDER_KEY,
+        }
+        assert got.status == 200
+        assert got.body == answer
+        assert (got.headers["content-encoding"], got.headers["x-odd"]) == ("br", "Ä-1".encode().decode("latin-1"))
+
+
+async def test_a_stream_passes_as_it_comes(tmp_path: Path) -> None:
+    """Each event is there before the next one is made."""
+    step = asyncio.Queue[bytes]()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        while data := await step.get():
+            await exchange.chunk(data)
+        await exchange.send(b"0\r\n\r\n")
+
+    async with housed(tmp_path, script) as (house, _):
+        talk = await house.ask()
+        async with asyncio.timeout(5):
+            status, headers = await talk.head()  # before any event
+            assert (status, headers["content-type"], headers["request-id"]) == (200, "text/event-stream", "r1")
+            for number in range(5):
+                event = f"event: ping\ndata: {number}\n\n".encode()
+                step.put_nowait(event)
+                assert await talk.chunk() == event
+            assert house.gateway.calls("fix-it", 1) is not None
+            step.put_nowait(b"")
+            assert await talk.chunk() == b""
+        talk.close()
+        await until(house.served)
+        served = house.served()[0]
+        assert (served.ending, served.status, served.path) == ("served", 200, "/v1/messages")
+        assert served.bytes_down == 5 * len(b"event: ping\ndata: 0\n\n")
+        assert 0 < served.first_byte_s <= served.took_s
+
+
+async def test_many_streams_at_once_keep_apart(tmp_path: Path) -> None:
+    parts = [os.urandom(3000) for _ in range(40)]
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        for part in parts:
+            await exchange.chunk(exchange.body[:20] + part)
+            await asyncio.sleep(0)
+        await exchange.send(b"0\r\n\r\n")
+
+    async with housed(tmp_path, script) as (house, _):
+        names = [f"{number:020d}".encode() for number in range(20)]
+        replies = await asyncio.gather(*(house.reply(body=name) for name in names))
+        for name, got in zip(names, replies, strict=True):
+            wanted = b"".join(name + part for part in parts)
+            assert hashlib.sha256(got.body).digest() == hashlib.sha256(wanted).digest()
+        await until(lambda: len(house.served()) == 20)
+        assert {one.ending for one in house.served()} == {"served"}
+        assert house.gateway.calls("fix-it", 1) == (0, 0.0)
+
+
+async def test_a_big_body_passes_and_a_bigger_one_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "BODY_BYTES", 8 * 2**20)
+    async with housed(tmp_path) as (house, upstream):
+        body = os.urandom(8 * 2**20)
+        talk = await house.ask(body=body, expect="100-continue")
+        async with asyncio.timeout(10):
+            assert (await talk.head())[0] == 100
+            assert (await talk.reply()).status == 200
+        talk.close()
+        assert upstream.seen[0].body == body
+        assert upstream.seen[0].header("expect") == []
+        got = await house.reply(body=body + b"x")
+        assert (got.status, got.headers["x-should-retry"]) == (413, "false")
+        assert len(upstream.seen) == 1
+        await until(lambda: len(house.served()) == 2)
+        assert house.served()[1].ending == "refused"
+
+
+async def test_bodies_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "HELD_BYTES", 100_000)
+    go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await go.wait()
+        await hello(exchange)
+
+    async with housed(tmp_path, script) as (house, upstream):
+        first = await house.ask(body=b"a" * 60_000)
+        await until(lambda: upstream.seen)
+        got = await house.reply(body=b"b" * 60_000)
+        assert got.status == 529
+        assert "x-should-retry" not in got.headers
+        go.set()
+        assert (await first.reply()).status == 200
+        assert (await house.reply(body=b"b" * 60_000)).status == 200
+        first.close()
+
+
+async def test_a_slow_reader_holds_the_upstream(tmp_path: Path) -> None:
+    sent = 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal sent
+        if exchange.method == "GET":
+            await hello(exchange)
+            return
+        await exchange.send(SSE)
+        for _ in range(1000):
+            await exchange.chunk(b"x" * 65_536)
+            sent += 65_536
+        await exchange.send(b"0\r\n\r\n")
+
+    async with housed(tmp_path, script) as (house, _):
+        base, key = house.gateway.credentials("fix-it", 1)
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(slow, ("127.0.0.1", house.port))
+            target = base.removeprefix(house.gateway.url) + "/v1/messages"
+            head = f"POST {target} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\ncontent-length: 0\r\n\r\n"
+            await loop.sock_sendall(slow, head.encode())
+            await until(lambda: sent > 0)
+            before = -1
+            while before != sent:  # it comes to a stand
+                before = sent
+                await asyncio.sleep(0.2)
+            assert sent < 20 * 2**20  # what sockets' own buffers take, far less than the 65 MB there are
+            assert house.gateway.calls("fix-it", 1) is not None
+            quick = await asyncio.wait_for(house.reply("/v1/models", b"", method="GET"), 2)
+            assert quick.status == 200
+        await until(lambda: any(one.ending == "left" for one in house.served()))
+
+
+async def test_who_hangs_up_ends_the_upstream_call(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"begun":
+            await exchange.send(SSE)
+            await exchange.chunk(b"data: 1\n\n")
+        await exchange.gone.wait()
+
+    async with housed(tmp_path, script) as (house, upstream):
+        for number, body in enumerate([b"begun", b"silent"]):
+            talk = await house.ask(body=body)
+            await until(lambda number=number: len(upstream.seen) > number)
+            if body == b"begun":
+                await talk.head()
+                await talk.chunk()
+            began = time.monotonic()
+            talk.close()
+            await asyncio.wait_for(upstream.seen[number].gone.wait(), 5)
+            assert time.monotonic() - began < 0.1
+        await until(lambda: len(house.served()) == 2)
+        assert [one.ending for one in house.served()] == ["left", "left"]
+
+
+@pytest.mark.parametrize("framed", ["chunked", "length"])
+async def test_an_upstream_that_breaks_off_is_seen_to_break_off(tmp_path: Path, framed: str) -> None:
+    async def script(exchange: Exchange) -> None:
+        if framed == "chunked":
+            await exchange.send(SSE)
+            await exchange.chunk(b"data: half")
+        else:
+            await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ndata: half")
+        exchange.writer.close()
+
+    async with housed(tmp_path, script) as (house, _):
+        talk = await house.ask()
+        async with asyncio.timeout(5):
+            await talk.head()
+            rest = await talk.reader.read(-1)
+        assert b"data: half" in rest
+        assert not rest.endswith(b"0\r\n\r\n")
+        await until(house.served)
+        assert house.served()[0].ending == "broken"
+        talk.close()
+
+
+async def test_an_answer_that_ends_with_its_connection_is_whole(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it")
+        exchange.writer.close()
+
+    async with housed(tmp_path, script) as (house, _):
+        got = await house.reply()
+        assert (got.body, got.whole) == (b"all of it", True)
+
+
+async def test_an_upstream_that_is_not_there_is_worth_another_try(tmp_path: Path) -> None:
+    async with Upstream() as upstream, House(tmp_path, upstream.url) as house:
+        url = upstream.url
+        await upstream.stop()
+        for _ in range(2):
+            got = await house.reply()
+            assert (got.status, got.error["type"]) == (502, "api_error")
+            assert "cannot be reached" in got.error["message"]
+            assert "x-should-retry" not in got.headers
+        assert len(house.said("noticed")) == 1, "told once, not once a call"
+        upstream._server = await asyncio.start_server(upstream._serve, "127.0.0.1", int(url.rpartition(":")[2]))
+        assert (await house.reply()).status == 200
+        assert "answers again" in house.said("noticed")[1]
+        await until(lambda: len(house.served()) == 3)
+        assert [one.ending for one in house.served()] == ["unreached", "unreached", "served"]
+
+
+async def test_an_upstream_that_hangs_up_without_a_word_is_not_reached(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.transport.abort()
+
+    async with housed(tmp_path, script) as (house, upstream):
+        assert (await house.reply()).status == 502
+        assert len(upstream.seen) == 1, "a fresh connection is not tried twice: the call may have been made"
+
+
+async def test_a_stale_connection_is_no_fault(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"second" and exchange.connection == 1:
+            exchange.writer.transport.abort()
+            return
+        await hello(exchange)
+
+    async with housed(tmp_path, script) as (house, upstream):
+        assert (await house.reply(body=b"first")).status == 200
+        assert (await house.reply(body=b"second")).status == 200
+        assert [one.connection for one in upstream.seen] == [1, 1, 2]
+        assert len(house.served()) == 2
+
+
+async def test_statuses_pass_and_are_counted(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        more = "retry-after: 7\r\nanthropic-ratelimit-requests-remaining: 0\r\n"
+        await exchange.plain(b'{"type":"error"}', status="429 Too Many Requests", more=more)
+
+    async with housed(tmp_path, script) as (house, _):
+        got = await house.reply(body=b"12345")
+        assert (got.status, got.headers["retry-after"], got.body) == (429, "7", b'{"type":"error"}')
+        assert got.headers["anthropic-ratelimit-requests-remaining"] == "0"
+        assert "x-should-retry" not in got.headers
+        await house.reply()
+        house.gateway.conclude("fix-it", 1)
+        house.gateway.conclude("fix-it", 1)
+        counted = [one.event.to_json() for one in house.events if one.event.kind == "calls_counted"]
+        assert counted == [
+            {
+                "bytes_down": 32,
+                "bytes_up": 7,
+                "calls": 2,
+                "generation": 1,
+                "last_status": 429,
+                "limited": 2,
+                "task": "fix-it",
+            }
+        ]
+        assert (await house.reply()).status == 403
+
+
+async def test_a_key_that_the_provider_refuses_ends_the_client_at_once(tmp_path: Path) -> None:
+    """A 401 is asked again for three minutes, and no agent can mend a key that is ours."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.plain(b'{"type":"error"}', status="401 Unauthorized")
+
+    async with housed(tmp_path, script) as (house, _):
+        got = await house.reply()
+        assert (got.status, got.headers["x-should-retry"], got.body) == (401, "false", b'{"type":"error"}')
+        await house.reply()
+        assert len(house.said("noticed")) == 1
+        assert "refuses the coordinator's key" in house.said("noticed")[0]
+
+
+async def test_the_providers_key_is_shown_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"break":
+            await exchange.send(SSE)
+            exchange.writer.transport.abort()
+        elif exchange.body == b"die":
+            exchange.writer.transport.abort()
+        else:
+            await exchange.plain(b"no", status="401 Unauthorized")
+
+    async with housed(tmp_path, script) as (house, upstream):
+        heard = []
+        for body in (b"break", b"die", b"refuse"):
+            talk = await house.ask(body=body)
+            heard.append(await asyncio.wait_for(talk.reader.read(2000), 5))
+            talk.close()
+        assert all(PROVIDER_KEY in dict(one.headers).values() for one in upstream.seen)
+        told = [caplog.text, repr(heard), repr([one.event for one in house.events]), repr(vars(house.gateway))]
+        told += [path.read_text() for path in tmp_path.iterdir()]
+        assert not [text for text in told if "provider-secret" in text or "openai-secret" in text]
+
+
+async def test_every_protocol_goes_to_its_own(tmp_path: Path) -> None:
+    async with housed(tmp_path) as (house, upstream):
+        for path in ("/v1/chat/completions", "/v1/responses", "/v1/embeddings"):
+            key = house.gateway.credentials("fix-it", 1)[1]
+            got = await house.reply(path, x_api_key="", authorization=f"Bearer {key}", anthropic_version="")
+            assert got.status == 200
+            assert upstream.seen[-1].target == path
+            assert upstream.seen[-1].header("authorization") == ["Bearer sk-openai-secret"]
+            assert upstream.seen[-1].header("x-api-key") == []
+        await house.reply("/v1/models?limit=1000", b"", method="GET")
+        assert upstream.seen[-1].header("x-api-key") == [PROVIDER_KEY]
+        assert (upstream.seen[-1].target, upstream.seen[-1].body) == ("/v1/models?limit=1000", b"")
+        await house.reply("/v1/models/gpt-9", b"", method="GET", anthropic_version="")
+        assert upstream.seen[-1].header("authorization") == ["Bearer sk-openai-secret"]
+        await house.reply("/v1/messages/count_tokens")
+        assert upstream.seen[-1].target == "/v1/messages/count_tokens"
+
+
+async def test_nothing_else_is_reached(tmp_path: Path) -> None:
+    async with housed(tmp_path) as (house, upstream):
+        for path in ("/v1/files", "/v1/messages/../files", "/v1/models/../files", "//evil/v1/messages", "/", "/v1"):
+            assert (await house.reply(path)).status == 404, path
+        for path, method in (("/v1/messages", "GET"), ("/v1/models", "POST"), ("/v1/messages", "DELETE")):
+            assert (await house.reply(path, method=method)).status == 405
+        for target in (
+            "/v1/messages",
+            "http://evil.example/v1/messages",
+            "*",
+            "/agents/fix-it/1",
+            "/agents/Fix/01/v1/messages",
+        ):
+            assert (await house.reply(target=target)).status in (400, 404), target
+        assert upstream.seen == []
+        assert house.served() == []
