@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
-from coordinator.domain.event import FleetIdle, Noticed
+from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
 from coordinator.domain.task import TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
     from coordinator.improve.discovery import FoldReport
 
@@ -86,9 +87,7 @@ class Daemon:
         self.git = git.Git(facts.top, facts.git_dir, hooks=settings.land.hooks)
         self.workspaces = Workspaces(self.git, layout)
         self.ledger = Ledger(self.store, self.bus, self.clock)
-        self.gateway = Gateway(
-            layout.state, settings.gateway, os.environ, self.bus, self.clock, is_live=self._may_call_models
-        )
+        self.gateway = self._make_gateway()
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
         fleet = settings.fleet
@@ -112,11 +111,16 @@ class Daemon:
         )
         self.retention = Retention(layout, self.ledger, self.git, self.bus, self.clock, settings)
         self._was_busy = False
+        self.bus.tap(self._heed)
         self.ticks = Ticks(self.bus, self.clock)
         self.supervisor = Supervisor(self.bus, self.clock)
 
     def _wake(self) -> None:
         self.steward.wake()
+
+    def _make_gateway(self) -> Gateway:
+        state, settings = self.layout.state, self.settings.gateway
+        return Gateway(state, settings, os.environ, self.bus, self.clock, is_live=self._may_call_models)
 
     def _make_lander(self) -> Lander:
         return Lander(
@@ -170,6 +174,7 @@ class Daemon:
     async def recover(self) -> int:
         """Make sense of what the last daemon left; returns how many agents live on."""
         adopted = self.pool.adopt()
+        self._was_busy = adopted > 0
         recovery = Recovery(
             board=self.board,
             git=self.git,
@@ -236,11 +241,17 @@ class Daemon:
 
     async def notice_idleness(self) -> None:
         """Tell once when the fleet has nothing left to do; new work arms it again."""
-        idle = self.steward.idle()
-        if idle and self._was_busy:
-            done, failed, held = (self.ledger.count(state) for state in _TOLD_WHEN_IDLE)
-            self.bus.publish(FleetIdle(completed=done, failed=failed, held=held))
-        self._was_busy = not idle
+        if not self._was_busy or not self.steward.idle():
+            return
+        self._was_busy = False
+        done, failed, held = (self.ledger.count(state) for state in _TOLD_WHEN_IDLE)
+        self.bus.publish(FleetIdle(completed=done, failed=failed, held=held))
+
+    def _heed(self, published: Published) -> None:
+        event = published.event
+        if isinstance(event, AgentExited):
+            self._wake()  # what it was at may be over
+        self._was_busy = self._was_busy or (isinstance(event, TaskChanged) and event.new in _KEPT)
 
     async def sweep(self) -> None:
         """Rescue and remove what ended attempts left behind; keep journal and baselines bounded."""

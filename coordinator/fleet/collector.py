@@ -73,7 +73,8 @@ class Collector:
         if ending is None and collected.candidate_commit is None:
             ending, reason = Ending.CRASHED, f"its work could not be read: {collected.note or 'no worktree'}"
         if ending is None and not collected.changed:
-            ending, reason = Ending.EMPTY, self._said(result) or "the attempt changed nothing"
+            denied = result is not None and result.reason == Reason.DENIED
+            ending, reason = (Ending.DENIED if denied else Ending.EMPTY), self._said(result) or "it changed nothing"
         finished = ending is None and collected.candidate_commit is not None
         log = self._end_of_output(task_id, generation)
         feedback = f"{reason}\n\nThe end of the agent's output:\n\n```\n{log}\n```" if ending and log else reason

@@ -21,10 +21,12 @@ class Launch:
     """``env`` is set beside what every command gets. ``files`` (path below the order's ``home``, text) are written before.
 
     ``stdin`` replaces the brief. ``transcript``: what it prints is data, kept in ``transcript.jsonl`` and given to the
-    reader line by line, its complaints go to ``agent.log``; else both go to ``agent.log``.
+    reader line by line, its complaints go to ``agent.log``; else both go to ``agent.log``. ``drop`` names variables that do
+    not reach it, whoever let them through, unless ``env`` sets them.
     """
 
     argv: tuple[str, ...]
+    drop: tuple[str, ...] = ()
     env: Mapping[str, str]
     files: tuple[tuple[str, str], ...] = ()
     stdin: bytes | None = None
@@ -151,10 +153,24 @@ class PlainDriver:
 
     def launch(self, order: Order, *, python: str) -> Launch:
         argv = tuple(python if word == "{python}" else word for word in order.command)
-        return Launch(argv=argv, env=gateway_variables(order))
+        return Launch(argv=argv, drop=PROVIDER_VARIABLES if order.gateway else (), env=gateway_variables(order))
 
     def reader(self, order: Order) -> Reader:
         return PlainReader()
+
+
+PROVIDER_VARIABLES: Final = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "ANTHROPIC_CUSTOM_HEADERS",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_VERTEX",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+)
+"""What leads to a provider past our gateway."""
 
 
 def gateway_variables(order: Order) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.fleet.driver import PlainDriver
+from coordinator.fleet.driver_claude import ClaudeDriver
 
 if TYPE_CHECKING:
     from coordinator.fleet.driver import Driver
@@ -15,5 +16,7 @@ def of(name: str) -> Driver:
     match name:
         case "plain" | "":
             return PlainDriver()
+        case "claude":
+            return ClaudeDriver()
         case _:
             raise ValueError(f"no driver is called {name!r} here")

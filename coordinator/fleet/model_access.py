@@ -23,8 +23,8 @@ class ModelAccess(Protocol):
         """From now on the attempt reaches no model. Before it is stopped, so that a dying agent spends nothing."""
         ...
 
-    def conclude(self, task: str, generation: int) -> None:
-        """The attempt is over."""
+    def conclude(self, task: str, generation: int) -> float:
+        """The attempt is over. Returns in how many seconds a provider that had no more for it will have more; 0: unknown."""
         ...
 
 
@@ -40,5 +40,5 @@ class DirectAccess:
     def revoke(self, _task: str, _generation: int) -> None:
         """There is no key."""
 
-    def conclude(self, _task: str, _generation: int) -> None:
-        """There was no key."""
+    def conclude(self, _task: str, _generation: int) -> float:
+        return 0.0

@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 _TURN_S = 0.5
 """Longest pause between two looks while anything is at work: locks of dead agents make no noise."""
 _IDLE_TURN_S = 30.0
+_DOUBT_S = 0.1
+"""Pause between two looks at an attempt whose process seems to be gone."""
 _LETTING_GO_S = 0.02
 """Pause when a record says released while its lock is still held: it is let go in a moment, without a sound."""
 
@@ -189,6 +191,8 @@ class Steward:
     def _pause_s(self) -> float:
         if self._letting_go:
             return _LETTING_GO_S
+        if self.vigil.doubts:
+            return _DOUBT_S
         if self._ledger.count(*OWNED, TaskState.READY) or self._intake.behind:
             return _TURN_S
         if self._dispatcher.wake_at is None:
@@ -285,7 +289,7 @@ class Steward:
         key = task_id, generation = _key(entry)
         if sighting.read_result(self._layout, task_id, generation) is None:
             await self._pool.sweep_attempt(task_id, generation)
-        self._access.conclude(task_id, generation)
+        more_in_s = self._access.conclude(task_id, generation)
         left = await self._collector.gather(entry, record.agent if record is not None else "")
         stop = self._stops.pop(key, None)
         current = self._ledger.get(task_id)
@@ -303,7 +307,8 @@ class Steward:
             self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
             self._lander.submit(left.candidate)
         else:
-            ending = self._dispatcher.note_ending(current, left.ending or Ending.CRASHED, left.reason, left.retry_at)
+            retry_at = left.retry_at or (self._clock.now().timestamp() + more_in_s if more_in_s else 0.0)
+            ending = self._dispatcher.note_ending(current, left.ending or Ending.CRASHED, left.reason, retry_at)
             self._settling.ended(current, ending, left.reason, left)
 
     def resubmit(self, candidate: Candidate) -> None:

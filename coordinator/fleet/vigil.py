@@ -148,6 +148,11 @@ class Vigil:
         watch = self._watches.get((task, generation))
         return watch.diagnosis if watch is not None else None
 
+    @property
+    def doubts(self) -> bool:
+        """Somebody's process was not there at the last look; a second one soon makes sure."""
+        return any(watch.dead_at is not None for watch in self._watches.values())
+
     def forget(self, attempt: tuple[str, int]) -> None:
         self._watches.pop(attempt, None)
 

@@ -103,7 +103,7 @@ class _Command:
         return await process.run(
             self._launch.argv,
             cwd=self._worktree,
-            env=command_environment(order, os.environ) | dict(self._launch.env),
+            env=_environment(order, self._launch),
             errors=self._log if self._launch.transcript else None,
             exclusive=True,
             limits=process.Limits(
@@ -204,6 +204,11 @@ async def _clone(claim: Claim) -> Path:
                 await asyncio.wait({thread}, timeout=0.05)
         thread.exception()  # looked at, so that nobody reports it as never looked at
         raise
+
+
+def _environment(order: Order, launch: Launch) -> dict[str, str]:
+    env = command_environment(order, os.environ)
+    return {name: value for name, value in env.items() if name not in launch.drop} | dict(launch.env)
 
 
 def command_environment(order: Order, environment: Mapping[str, str]) -> dict[str, str]:

@@ -50,6 +50,7 @@ class Call:
         self.ending = CallEnding.FAILED
         self.first_byte_s = 0.0
         self.status = 0
+        self.retry_after_s = 0.0
         self._cut = False
         self._leash = leash
 
@@ -64,7 +65,10 @@ class Call:
 
 @dataclass(slots=True, kw_only=True)
 class CallTally:
-    """What one claim has called since the gateway started. ``limited``: answers that said 429."""
+    """What one claim has called since the gateway started. ``limited``: answers that said 429. ``again_at``: when the last
+    answer to say so meant (monotonic, 0: it did not say)."""
+
+    again_at: float = 0.0
 
     bytes_down: int = 0
     bytes_up: int = 0
@@ -104,7 +108,9 @@ class Calls:
         tally.bytes_up += call.bytes_up
         tally.bytes_down += call.bytes_down
         tally.last_status = call.status or tally.last_status
-        tally.limited += call.status == 429
+        if call.status == 429:
+            tally.limited += 1
+            tally.again_at = self._clock.monotonic() + call.retry_after_s if call.retry_after_s else 0.0
         self._over.set()
 
     def ever_called(self, claim: Claim) -> bool:

@@ -95,14 +95,17 @@ class Gateway:
             extra = {"action": "revocation_not_kept", "task": task}
             _log.warning("a restart would forget that the key is revoked: %s", error, extra=extra)
 
-    def conclude(self, task: str, generation: int) -> None:
-        """The attempt is over: its key is dead, and what it called is told. The ledger keeps that it is over."""
+    def conclude(self, task: str, generation: int) -> float:
+        """The attempt is over: its key is dead, and what it called is told. The ledger keeps that it is over.
+
+        Returns in how many seconds the provider, which had no more for it, said that there is more; 0: it did not.
+        """
         if not self.on:
-            return
+            return 0.0
         self._calls.revoke((task, generation))
         tally = self._calls.take_tally((task, generation))
         if tally is None:
-            return
+            return 0.0
         self._bus.publish(
             CallsCounted(
                 bytes_down=tally.bytes_down,
@@ -114,6 +117,8 @@ class Gateway:
                 task=task,
             )
         )
+        limited = tally.last_status == 429
+        return max(0.0, tally.again_at - self._clock.monotonic()) if limited and tally.again_at else 0.0
 
     # -- its life ----------------------------------------------------------------------------------------------------
 

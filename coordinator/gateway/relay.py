@@ -15,7 +15,7 @@ from coordinator.gateway import refusal
 from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.keys import split_path
 from coordinator.gateway.refusal import Refused
-from coordinator.gateway.upstream import down
+from coordinator.gateway.upstream import down, retry_after_s
 from coordinator.kit.http import AnswerCut, NotReached
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ class Relay:
         if answer.status == 401:
             headers = (*headers, refusal.NO_RETRY)  # the key is ours: no agent can mend it
         call.status = answer.status
+        call.retry_after_s = retry_after_s(headers)
         await caller.start(answer.status, answer.reason, headers)
         async for chunk in answer.body:
             call.first_byte_s = call.first_byte_s or self._clock.monotonic() - call.began

@@ -69,6 +69,12 @@ def down(headers: Headers) -> Headers:
     return tuple((name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP)
 
 
+def retry_after_s(headers: Headers) -> float:
+    """What ``Retry-After`` asks for, in seconds; 0: nothing, or in another form than seconds (no provider was seen to use it)."""
+    said = next((value.strip() for name, value in headers if name.lower() == "retry-after"), "")
+    return float(said) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,3})?", said) else 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstreams:
     """``wanted``: whether there is to be a gateway."""

@@ -172,10 +172,7 @@ def _condemned(state: HealthState, ending: Ending, reason: str) -> HealthDiagnos
 
 def _gone(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
     if seen.dead_s > GONE_S:
-        reason = (
-            f"its agent process has been gone for {seen.dead_s:.1f} s, and what it started still holds the claim "
-            f"([fleet] silence_s = {limits.silence_s:g} is not waited for)"
-        )
+        reason = f"its agent process has been gone for {seen.dead_s:.1f} s, and what it started still holds the claim"
         return _condemned(HealthState.GONE, Ending.CRASHED, reason)
     if seen.beat_age_s > limits.silence_s:
         reason = f"no heartbeat for {limits.silence_s:g} s ([fleet] silence_s), stopped"

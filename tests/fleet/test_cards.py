@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 def test_the_built_in_cards_are_good_and_command_asks_to_be_set(tmp_path: Path) -> None:
     loaded = cards.load(tmp_path / "agents")
     assert loaded.problems == ()
-    assert set(loaded.cards) == {"autofix", "command"}
+    assert {"autofix", "claude", "command"} <= set(loaded.cards)
     autofix = loaded.cards["autofix"]
     assert autofix.command == ("{python}", "-P", "-m", "coordinator.fleet.autofix")
     assert autofix.standing_brief
     assert loaded.obstacle("autofix") == ""
     assert loaded.obstacle("command").startswith("role command has no command; write agents/command.toml")
-    assert loaded.obstacle("poet") == "role poet has no card; write agents/poet.toml (there are: autofix, command)"
+    names = ", ".join(sorted(loaded.cards))
+    assert loaded.obstacle("poet") == f"role poet has no card; write agents/poet.toml (there are: {names})"
 
 
 def test_a_card_of_the_repository_replaces_the_built_in_one(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_whatever_lies_in_the_folder_is_told_and_stops_nothing(tmp_path: Path) -
     below.mkdir()
     (below / "other.toml").write_text("not = 'a card'\n")
     loaded = cards.load(tmp_path)
-    assert set(loaded.cards) == {"autofix", "command", "good"}
+    assert set(loaded.cards) == {*cards.load(tmp_path / "missing").cards, "good"}
     assert set(loaded.faulty) == {"BAD", "briefless", "folder", "latin", "link", "pipe"}
     assert len(loaded.problems) == 6
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.gateway import relay
+from coordinator.gateway.upstream import retry_after_s
 from tests.gateway.rig import PROVIDER_KEY, SSE, Exchange, House, Upstream, hello, housed, until
 
 if TYPE_CHECKING:
@@ -285,8 +286,8 @@ async def test_statuses_pass_and_are_counted(tmp_path: Path) -> None:
         assert got.headers["anthropic-ratelimit-requests-remaining"] == "0"
         assert "x-should-retry" not in got.headers
         await house.reply()
-        house.gateway.conclude("fix-it", 1)
-        house.gateway.conclude("fix-it", 1)
+        assert 6.0 < house.gateway.conclude("fix-it", 1) <= 7.0, "what its limit waits for"
+        assert house.gateway.conclude("fix-it", 1) == 0.0
         counted = [one.event.to_json() for one in house.events if one.event.kind == "calls_counted"]
         assert counted == [
             {
@@ -300,6 +301,27 @@ async def test_statuses_pass_and_are_counted(tmp_path: Path) -> None:
             }
         ]
         assert (await house.reply()).status == 403
+
+
+async def test_a_limit_that_was_over_in_the_end_holds_up_nobody(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"first":
+            await exchange.plain(b"{}", status="429 Too Many Requests", more="retry-after: 7\r\n")
+            return
+        await hello(exchange)
+
+    async with housed(tmp_path, script) as (house, _):
+        assert (await house.reply(body=b"first")).status == 429
+        assert (await house.reply(body=b"second")).status == 200
+        assert house.gateway.conclude("fix-it", 1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7.0), (" 1.5 ", 1.5), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("-3", 0.0), ("9" * 12, 0.0)],
+)
+def test_retry_after_is_seconds(said: str, seconds: float) -> None:
+    assert retry_after_s((("Retry-After", said),)) == seconds
 
 
 async def test_a_key_that_the_provider_refuses_ends_the_client_at_once(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_pages_name_commands_at_all() -> None:
 
 
 def test_each_script_on_a_page_exists() -> None:
-    named = {match for page in PAGES for match in re.findall(r"\bscripts/[a-z]+\b", text_of(page))}
+    named = {match for page in PAGES for match in re.findall(r"\bscripts/[a-z-]+\b", text_of(page))}
     assert {"scripts/run", "scripts/test", "scripts/bench"} <= named
     assert [name for name in sorted(named) if not os.access(TOP / name, os.X_OK)] == []
 

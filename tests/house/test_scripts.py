@@ -18,7 +18,7 @@ from tests.house.source import TOP
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHELL = ("scripts/environment", "scripts/run", "scripts/test", ".ci/run")
+SHELL = ("scripts/agent-clis", "scripts/environment", "scripts/run", "scripts/test", ".ci/run")
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +160,17 @@ def test_run_explains_itself() -> None:
     assert "scripts/run PATH [options]" in done.stdout
 
 
-@pytest.mark.parametrize("part", ["claims", "spool", "dispatch", "worktrees", "start", "idle"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("tasks/claims", "tasks/spool", "tasks/dispatch", "tasks/worktrees", "tasks/start", "tasks/idle"),
+        *("fleet/death", "fleet/restart", "fleet/cost", "fleet/soak"),
+    ],
+)
 def test_the_bench_measures(part: str) -> None:
+    which, part = part.split("/")
     env = {**os.environ, "COORDINATOR_BENCH_PYTHON": sys.executable}
-    argv = [sys.executable, TOP / "scripts" / "bench", "tasks", "--short", "--only", part]
+    argv = [sys.executable, TOP / "scripts" / "bench", which, "--short", "--only", part]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     rows = [re.split(r"  +", line) for line in done.stdout.split("aim\n", 1)[1].splitlines()]
@@ -174,3 +181,5 @@ def test_the_bench_measures(part: str) -> None:
         assert [row[1] for row in rows if row[0].startswith("claimed twice")] == ["0", "0"]
     if part == "worktrees":
         assert rows[0][1] == "5"
+    if part == "soak":
+        assert [row[1] for row in rows if row[0].startswith("zombies")] == ["0"]

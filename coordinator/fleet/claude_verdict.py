@@ -1,0 +1,169 @@
+"""What the last word of Claude Code amounts to: an outcome with a named reason, and a sentence for people.
+
+Owns one invariant: what is wrong with the account, the provider or the conversation is never taken for the task's fault. It
+is computed from values; the words and statuses in it are those that the program was seen to use.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from coordinator.domain.attempt import Outcome, Reason
+from coordinator.fleet.driver import Ended, Said, by_exit
+
+_LONGEST: Final = 600
+_REFUSALS_TOLD: Final = 3
+
+_OURS: Final = "coordinator: "
+"""How our gateway begins what it says by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastWord:
+    """The last ``result`` line. ``error`` is the kind of the call's failure, ``status`` its HTTP status (0: none)."""
+
+    error: str = ""
+    failed: bool
+    status: int = 0
+    stop: str = ""
+    subtype: str = ""
+    terminal: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What else was seen on the way. ``refused`` are calls that no permission covered, ``touched``: a call was answered that
+    may have changed a file; ``unwelcome``: the newest call was refused for its key; ``reset_at``: when a used-up limit is
+    there again."""
+
+    gateway: bool = False
+    now: float = 0.0
+    refused: tuple[str, ...] = ()
+    reset_at: float = 0.0
+    touched: bool = False
+    unwelcome: bool = False
+
+    @property
+    def refusals(self) -> str:
+        told = ", ".join(dict.fromkeys(what[:100] for what in self.refused[:_REFUSALS_TOLD]))
+        more = len(self.refused) - _REFUSALS_TOLD
+        return f"refused: {told}" + (f" and {more} more" if more > 0 else "") if told else ""
+
+    def login(self, said: str) -> Said:
+        """With the remedy; the program's own (``/login``) is for somebody at a keyboard."""
+        remedy = "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN (from `claude setup-token`)"
+        if self.gateway:
+            remedy = "set ANTHROPIC_API_KEY"
+        where = f"{remedy} where the coordinator is started, and restart it"
+        summary = said if _OURS in said else f"{said}; {where}"
+        return Said(outcome=Outcome.FAILED, reason=Reason.LOGIN_MISSING, summary=summary[:_LONGEST])
+
+
+def verdict(last: LastWord, trouble: Trouble) -> Said:
+    """How an attempt ended that has said its last word."""
+    text = _for_people(last.text)
+    if not last.failed and last.subtype == "success":
+        if not trouble.refused:
+            return Said(outcome=Outcome.DONE, summary=text)
+        summary = f"{trouble.refusals}; {text}"[:_LONGEST]
+        # what git says of a call that was answered is the daemon's to look at
+        outcome = Outcome.DONE if trouble.touched else Outcome.FAILED
+        return Said(outcome=outcome, reason=Reason.DENIED, summary=summary)
+    reason = _SUBTYPES.get(last.subtype) or _TERMINALS.get(last.terminal) or _by_words(text)
+    if reason is None:
+        return _of_call(last, text, trouble)
+    return Said(outcome=Outcome.FAILED, reason=reason, summary=text or reason.replace("_", " "))
+
+
+_SUBTYPES: Final = MappingProxyType({"error_max_budget_usd": Reason.OVER_BUDGET, "error_max_turns": Reason.OVER_TURNS})
+_TERMINALS: Final = MappingProxyType(
+    {
+        "budget_exhausted": Reason.OVER_BUDGET,
+        "image_error": Reason.CONTEXT_OVERFLOW,  # 413: what has gathered in the conversation is too much for one call
+        "max_turns": Reason.OVER_TURNS,
+        "prompt_too_long": Reason.CONTEXT_OVERFLOW,
+    }
+)
+_WORDS: Final = (
+    (re.compile(r"compaction failed|prompt is too long", re.IGNORECASE), Reason.CONTEXT_OVERFLOW),
+    # its folder was cleaned: the next attempt begins a conversation of its own
+    (re.compile(r"no conversation found", re.IGNORECASE), Reason.UNAVAILABLE),
+)
+_BILLING: Final = re.compile(r"credit balance|billing", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"not logged in|please run /login|invalid api key", re.IGNORECASE)
+_SOME_SECONDS: Final = re.compile(
+    r"(?:retry|again) (?:after|in) (\d{1,7}) ?(s|sec|second|m|min|minute|h|hour)", re.IGNORECASE
+)
+_EPOCH: Final = re.compile(r"\b([1-9]\d{9})\b")
+_LONGEST_LIMIT_S: Final = 32 * 86400.0
+"""The longest limit is a month's; a larger number is another kind of number."""
+_UNITS: Final = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+
+
+def _for_people(text: str) -> str:
+    """Its words as they are, but nothing that a terminal would obey."""
+    return "".join(sign for sign in text[: 2 * _LONGEST] if sign.isprintable() or sign == "\n").strip()[:_LONGEST]
+
+
+def _by_words(text: str) -> Reason | None:
+    return next((reason for words, reason in _WORDS if words.search(text)), None)
+
+
+def _of_call(last: LastWord, text: str, trouble: Trouble) -> Said:
+    """A call of a model failed for good, and with it the conversation."""
+    failed = Said(outcome=Outcome.FAILED, summary=text or last.subtype.replace("_", " "))
+    ours = _OURS in text
+    if last.status == 403 and ours:  # its key is revoked: the attempt was over before
+        return replace(failed, reason=Reason.UNAVAILABLE)
+    if last.status in (401, 403) or last.error == "authentication_failed" or _LOGIN.search(text):
+        return trouble.login(text or "its key was refused")
+    if last.status == 402 and ours:
+        return replace(failed, reason=Reason.OVER_BUDGET)
+    if last.status in (402, 429) or last.error == "rate_limit" or _BILLING.search(text):
+        return replace(failed, reason=Reason.RATE_LIMITED, retry_at=_reset_at(text, trouble))
+    if last.stop == "refusal":
+        return replace(failed, reason="refusal")
+    if last.error == "max_output_tokens":
+        return replace(failed, reason="output_limit")
+    if last.terminal == "api_error" and (not last.status or last.status >= 500 or last.status in (408, 409)):
+        return replace(failed, reason=Reason.UNAVAILABLE)
+    return replace(
+        failed, reason=f"api {last.status}" if last.status else (last.terminal or last.subtype or "error")[:40]
+    )
+
+
+def _reset_at(text: str, trouble: Trouble) -> float:
+    if trouble.reset_at:
+        return trouble.reset_at
+    named = _EPOCH.search(text)
+    if named is not None and trouble.now < float(named[1]) < trouble.now + _LONGEST_LIMIT_S:
+        return float(named[1])
+    pause = _SOME_SECONDS.search(text)
+    return trouble.now + int(pause[1]) * _UNITS[pause[2][0].lower()] if pause is not None and trouble.now else 0.0
+
+
+def unfinished(ended: Ended, trouble: Trouble) -> Said:
+    """How an attempt ended that has not said its last word."""
+    code = ended.code or 0
+    if code in _SIGNALLED:
+        return by_exit(replace(ended, signal=code - 128))
+    if trouble.unwelcome or _LOGIN.search(ended.log):
+        return trouble.login(ended.last or "its key was refused")
+    if code and _MISUSED.search(ended.log):
+        return Said(outcome=Outcome.UNSTARTED, exit_code=code, reason="options", summary=ended.last)
+    reason = _by_words(ended.log) if code else None
+    if reason is not None:
+        return Said(outcome=Outcome.FAILED, exit_code=code, reason=reason, summary=ended.last)
+    if ended.signal is None and not code:
+        summary = f"it ended without its last word: {ended.last}".rstrip(": ")
+        return Said(outcome=Outcome.FAILED, exit_code=ended.code, reason="no_result", summary=summary)
+    return by_exit(ended)
+
+
+_SIGNALLED: Final = (129, 130, 131, 134, 137, 139, 143)
+"""Exit codes of a program that tells a signal on."""
+_MISUSED: Final = re.compile(r"^error: |cannot be used with root", re.IGNORECASE | re.MULTILINE)
