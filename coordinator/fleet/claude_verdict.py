@@ -98,6 +98,8 @@ _LOGIN: Final = re.compile(r"not logged in|please run /login|invalid api key", r
 _SOME_SECONDS: Final = re.compile(
     r"(?:retry|again) (?:after|in) (\d{1,7}) ?(s|sec|second|m|min|minute|h|hour)", re.IGNORECASE
 )
+_STAMP: Final = re.compile(r"\|[1-9]\d{9}\b")
+"""The reset of a limit as one release says it, behind the sentence."""
 _EPOCH: Final = re.compile(r"\b([1-9]\d{9})\b")
 _LONGEST_LIMIT_S: Final = 32 * 86400.0
 """The longest limit is a month's; a larger number is another kind of number."""
@@ -105,7 +107,8 @@ _UNITS: Final = MappingProxyType({"s": 1, "m": 60, "h": 3600})
 
 
 def _for_people(text: str) -> str:
-    """Its words as they are, but nothing that a terminal would obey."""
+    """Its words as they are, but nothing that a terminal would obey, and no number that only programs read."""
+    text = _STAMP.sub("", text)
     return "".join(sign for sign in text[: 2 * _LONGEST] if sign.isprintable() or sign == "\n").strip()[:_LONGEST]
 
 
@@ -124,7 +127,7 @@ def _of_call(last: LastWord, text: str, trouble: Trouble) -> Said:
     if last.status == 402 and ours:
         return replace(failed, reason=Reason.OVER_BUDGET)
     if last.status in (402, 429) or last.error == "rate_limit" or _BILLING.search(text):
-        return replace(failed, reason=Reason.RATE_LIMITED, retry_at=_reset_at(text, trouble))
+        return replace(failed, reason=Reason.RATE_LIMITED, retry_at=_reset_at(last.text, trouble))
     if last.stop == "refusal":
         return replace(failed, reason="refusal")
     if last.error == "max_output_tokens":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _LINES_TOLD: Final = 20
 """Lines of an agent's output that the next brief and ``explain`` repeat."""
 _LONGEST_LINE: Final = 500
+_TOLD_BYTES: Final = 8_000
 
 _NAMES_ITS_SESSION: Final = frozenset({"claude"})
 """Drivers whose program takes the session id of our choice, so that it is known even when nothing could be said."""
@@ -110,9 +111,8 @@ class Collector:
         return lived_s
 
     def _end_of_output(self, task_id: str, generation: int) -> str:
-        """The last lines of what it said to people; of its transcript, when it said nothing."""
-        folder = self._layout.attempt(task_id, generation)
-        text = sighting.last_lines(folder / "agent.log") or sighting.last_lines(folder / "transcript.jsonl")
+        """The last lines of what it said to people."""
+        text = sighting.last_lines(self._layout.attempt(task_id, generation) / "agent.log", _TOLD_BYTES)
         return "\n".join(line[:_LONGEST_LINE] for line in text.splitlines()[-_LINES_TOLD:])
 
     def _ending(self, entry: LedgerEntry, result: Result | None) -> tuple[Ending | None, str]:

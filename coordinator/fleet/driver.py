@@ -21,8 +21,8 @@ class Launch:
     """``env`` is set beside what every command gets. ``files`` (path below the order's ``home``, text) are written before.
 
     ``stdin`` replaces the brief. ``transcript``: what it prints is data, kept in ``transcript.jsonl`` and given to the
-    reader line by line, its complaints go to ``agent.log``; else both go to ``agent.log``. ``drop`` names variables that do
-    not reach it, whoever let them through, unless ``env`` sets them.
+    reader line by line; its complaints go to ``errors.log``, notes on what it does to ``agent.log``. Else all goes there.
+    ``drop`` names variables that do not reach it, whoever let them through, unless ``env`` sets them.
     """
 
     argv: tuple[str, ...]
@@ -35,8 +35,8 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How the command ended, as far as the system tells. ``log`` is the end of ``agent.log``, ``last`` its last line,
-    ``now`` the epoch second."""
+    """How the command ended, as far as the system tells. ``log`` is the end of its complaints (of ``agent.log``, when it has
+    no transcript), ``last`` the last line of that, ``now`` the epoch second."""
 
     code: int | None = None
     last: str = ""

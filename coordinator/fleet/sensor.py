@@ -17,7 +17,7 @@ from coordinator.fleet import sighting
 from coordinator.kit import lock, process, process_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from coordinator.fleet.driver import Reader
@@ -35,14 +35,22 @@ _MOST_ENTRIES: Final = 20_000
 
 
 class Sensor:
-    """``follow`` is the file whose growth is progress; with ``understood`` its lines go to the reader.
+    """``follow`` is the file whose growth is progress; with ``understood`` its lines go to the reader, and ``tell`` gets each
+    new note that they make.
 
     ``memory_bytes`` is the attempt's limit (0: none): up to it, memory is counted the cheap way, which takes shared pages for
     each process anew; beyond it, fairly.
     """
 
     def __init__(
-        self, reader: Reader, follow: Path, worktree: Path, *, understood: bool, memory_bytes: int = 0
+        self,
+        reader: Reader,
+        follow: Path,
+        worktree: Path,
+        *,
+        understood: bool,
+        memory_bytes: int = 0,
+        tell: Callable[[str], None] = lambda _note: None,
     ) -> None:
         now = time.monotonic()
         self._boot = lock.boot_id()
@@ -51,6 +59,8 @@ class Sensor:
         self._worktree = worktree
         self._understood = understood
         self._memory_bytes = memory_bytes
+        self._tell = tell
+        self._told = ""
         self._offset = 0
         self._rest = b""
         self._cut = False
@@ -115,7 +125,7 @@ class Sensor:
         for chunk in self._chunks(None):
             self._take_in(chunk)
         if self._rest and not self._cut:
-            self._reader.feed(self._rest)
+            self._feed(self._rest)
         self._rest = b""
 
     def _take_in(self, chunk: bytes) -> bool:
@@ -151,13 +161,20 @@ class Sensor:
         *lines, rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             if not self._cut:
-                self._reader.feed(line[:_LONGEST_LINE_BYTES])
+                self._feed(line[:_LONGEST_LINE_BYTES])
             self._cut = False
         if len(rest) > _LONGEST_LINE_BYTES or self._cut:
             if not self._cut:
-                self._reader.feed(rest[:_LONGEST_LINE_BYTES])
+                self._feed(rest[:_LONGEST_LINE_BYTES])
             self._cut, rest = True, b""
         self._rest = rest
+
+    def _feed(self, line: bytes) -> None:
+        self._reader.feed(line)
+        note = self._reader.glimpse().note
+        if note and note != self._told:
+            self._told = note
+            self._tell(note)
 
     # -- files -------------------------------------------------------------------------------------------------------
 

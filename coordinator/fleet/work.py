@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +23,7 @@ from coordinator.fleet import driver, drivers, sighting
 from coordinator.fleet.driver import Ended, Said
 from coordinator.fleet.sensor import Sensor
 from coordinator.kit import lock, process, process_table
+from coordinator.kit.process_files import open_sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,9 @@ PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SH
 
 OUTPUT_BYTES: Final = 256 * 1024 * 1024
 """An agent that prints more is stopped: it fills the disk of everybody else."""
+
+_NOTES_BYTES: Final = 16 * 1024 * 1024
+"""What is noted of an agent's transcript for people; all of it is in the transcript."""
 
 _LOOK_S: Final = 1.0
 _SOON_S: Final = 0.2
@@ -66,8 +70,10 @@ class _Command:
         self._worktree = worktree
         self._log = Path(order.attempt) / "agent.log"
         self._output = Path(order.attempt) / "transcript.jsonl" if launch.transcript else self._log
+        self._errors = Path(order.attempt) / "errors.log" if launch.transcript else self._log
+        self._notes_bytes = 0
         self._reader: Reader = drivers.of(order.driver).reader(order)
-        self._sensor = Sensor(self._reader, self._output, worktree, understood=launch.transcript)
+        self._sensor = Sensor(self._reader, self._output, worktree, understood=launch.transcript, tell=self._note)
         self._finished_at: float | None = None
 
     async def run(self) -> Said:
@@ -82,6 +88,7 @@ class _Command:
         except asyncio.CancelledError:
             stopped = True
         self._sensor.finish()
+        self._note_complaints()
         if not running.cancelled():
             return self._conclude(running.result())
         return self._ended_early(early, stopped=stopped)
@@ -104,7 +111,7 @@ class _Command:
             self._launch.argv,
             cwd=self._worktree,
             env=_environment(order, self._launch),
-            errors=self._log if self._launch.transcript else None,
+            errors=self._errors if self._launch.transcript else None,
             exclusive=True,
             limits=process.Limits(
                 timeout_s=order.timeout_s,
@@ -126,6 +133,20 @@ class _Command:
             with suppress(OSError, StaleGeneration):  # the heartbeat's own thread sees the same and decides
                 self._claim.progress(note, vitals=vitals.to_json())
         return self._reader.doom(time.time())
+
+    def _note(self, text: str) -> None:
+        """A line for people, where the output of other agents is as well."""
+        line = f"{time.strftime('%H:%M:%S')} {text}\n".encode(errors="replace")
+        self._notes_bytes += len(line)
+        if self._notes_bytes > _NOTES_BYTES:
+            return
+        with suppress(OSError, ValueError), ExitStack() as stack:
+            os.write(open_sink(stack, self._log), line)
+
+    def _note_complaints(self) -> None:
+        if self._launch.transcript:
+            for line in sighting.last_lines(self._errors).splitlines():
+                self._note(line)
 
     def _outstays(self) -> bool:
         """It has said its last word and runs on for longer than it may."""
@@ -149,8 +170,8 @@ class _Command:
     def _conclude(self, ended: Exit) -> Said:
         facts = Ended(
             code=ended.code,
-            last=last_line(self._log),
-            log=sighting.last_lines(self._log),
+            last=last_line(self._errors),
+            log=sighting.last_lines(self._errors),
             memory_exceeded=ended.memory_exceeded,
             now=time.time(),
             output_exceeded=ended.output_exceeded,

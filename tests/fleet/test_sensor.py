@@ -42,6 +42,8 @@ class Listener:
 
     def feed(self, line: bytes) -> None:
         self.lines.append(line)
+        if line.startswith(b"note "):
+            self.said = replace(self.said, note=line.decode())
 
     def glimpse(self) -> Glimpse:
         return self.said
@@ -59,7 +61,15 @@ class Rig:
     def __init__(self, top: Path, *, understood: bool = True, memory_bytes: int = 0) -> None:
         self.file, self.tree, self.reader = top / "transcript.jsonl", top / "tree", Listener()
         self.tree.mkdir()
-        self.sensor = Sensor(self.reader, self.file, self.tree, understood=understood, memory_bytes=memory_bytes)
+        self.notes: list[str] = []
+        self.sensor = Sensor(
+            self.reader,
+            self.file,
+            self.tree,
+            understood=understood,
+            memory_bytes=memory_bytes,
+            tell=self.notes.append,
+        )
 
     def write(self, data: bytes) -> None:
         with self.file.open("ab") as file:
@@ -95,6 +105,14 @@ def test_lines_come_whole_and_growth_is_progress(rig: Rig) -> None:
     rig.write(b" 2}\nlast")
     rig.sensor.finish()
     assert rig.reader.lines == [b'{"a": 1}', b'{"b": 2}', b"last"]
+
+
+def test_each_new_note_is_told_once(rig: Rig) -> None:
+    rig.write(b"note 1\nmore\nnote 2\nnote 2\n")
+    rig.sensor.look()
+    rig.write(b"more\nnote 1\nnote 3")
+    rig.sensor.finish()
+    assert rig.notes == ["note 1", "note 2", "note 1", "note 3"]
 
 
 def test_a_line_of_ten_megabytes_is_cut_and_the_next_one_is_whole(rig: Rig) -> None:
