@@ -18,7 +18,7 @@ from coordinator.domain.errors import BadInput, GateBroken
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloading, DaemonStopped, Noticed, ReloadRefused
 from coordinator.domain.problem import Problem
 from coordinator.domain.task import TaskState
-from coordinator.fleet.directory import make_state, sole_daemon
+from coordinator.fleet.directory import make_state, own_scratch, sole_daemon
 from coordinator.kit import files, git
 from coordinator.kit.clock import SystemClock
 from coordinator.sdk.layout import Layout
@@ -247,7 +247,7 @@ async def run(
     settings = settings_of(facts.top, options)
     layout = Layout(facts.top, facts.top / settings.paths.state)
     make_state(layout)
-    with sole_daemon(layout):
+    with sole_daemon(layout), own_scratch(layout):
         while True:
             daemon = Daemon(layout, settings, facts, options)
             if tap is not None:

@@ -137,23 +137,22 @@ def cost(folder: Path, short: bool) -> Iterator[Row]:
 
 
 def soak(folder: Path, short: bool) -> Iterator[Row]:
-    """Attempts that succeed, fail and crash, one after the other; COORDINATOR_SOAK_S says for how long (default 600)."""
+    """The same tasks every minute: attempts that land, fail and crash. COORDINATOR_SOAK_S says for how long (600)."""
     seconds = 6.0 if short else float(os.environ.get("COORDINATOR_SOAK_S", "600"))
-    agents, warm_up = (2, 2.0) if short else (8, min(120.0, seconds / 4))
+    agents, warm_up = (2, 2.0) if short else (8, min(180.0, seconds / 3))
     command = ["sh", "-c", 'case $(($$ % 3)) in 0) exit 1;; 1) kill -9 $$;; *) date > "made-$$";; esac']
     top = fleet_of(folder / "soak", agents, command)
+    for number in range(8 if short else 40):
+        text = f'[[tasks]]\nid = "again-{number}"\nprompt = "Do it."\nmax_attempts = 5\nschedule = "* * * * *"\n'
+        (top / "tasks" / f"again-{number}.toml").write_text(text, encoding="utf-8")
     points: list[tuple[float, float]] = []
-    with daemon(top) as (process, _):
-        watched, fed = psutil.Process(process.pid), agents
-        deadline, first = time.perf_counter() + seconds, None
-        while time.perf_counter() < deadline:
-            fed += _feed(top, fed)
+    with daemon(top) as (process, began):
+        watched, first = psutil.Process(process.pid), None
+        while (now := time.perf_counter() - began) < seconds:
             time.sleep(0.5)
-            now = time.perf_counter() - (deadline - seconds)
             if now >= warm_up:
                 points.append((now / 3600, watched.memory_info().rss / 2**20))
                 first = first or _held(watched)
-        (top / "stop").touch()
         last = _least(watched, first or (0, 0))
         zombies = sum(child.status() == psutil.STATUS_ZOMBIE for child in watched.children())
         ended = _ended(top)
@@ -163,23 +162,6 @@ def soak(folder: Path, short: bool) -> Iterator[Row]:
     yield "descriptors and threads more than at its beginning", f"{max(fds, 0)} and {max(threads, 0)}", "0 and 0"
     yield "zombies at its end", f"{zombies}", "0"
     yield "memory per hour, linear fit", f"{slope:+.1f} MB", "< 1 MB"
-
-
-def _feed(top: Path, fed: int) -> int:
-    """Keep a few tasks waiting; how many were added."""
-    import sqlite3
-
-    try:
-        with sqlite3.connect(f"file:{top / '.coordinator' / 'ledger.db'}?mode=ro", uri=True) as ledger:
-            waiting = ledger.execute("SELECT count(*) FROM tasks WHERE state IN ('pending', 'ready')").fetchone()[0]
-    except sqlite3.Error:
-        return 0
-    if waiting > 8:
-        return 0
-    for number in range(fed, fed + 8):
-        text = f'[[tasks]]\nid = "more-{number}"\nprompt = "Do it."\nmax_attempts = 1\n'
-        (top / "tasks" / f"more-{number}.toml").write_text(text, encoding="utf-8")
-    return 8
 
 
 def _held(watched: psutil.Process) -> tuple[int, int]:

@@ -33,6 +33,19 @@ FILES = {
 """What the ``repository`` fixture holds: two tests that pass, nothing that ruff objects to."""
 
 
+SLOW = ("tests/real/", "tests/walks/", "tests/house/test_scripts.py")
+TOGETHER = ("tests/walks/test_chaos.py", "tests/walks/test_fleet_walk.py")
+"""Each has one long run that all its tests look at: they share a worker."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(TOGETHER):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail a run that skipped what could have run here (``.ci/run`` asks for it)."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

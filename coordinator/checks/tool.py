@@ -7,12 +7,10 @@ means is its adapter's.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 EXCERPT_BYTES: Final = 4096
 """How much of a program's last output is kept for people and for the next brief."""
 
-_MEMORY_LOOK_S: Final = 1.0
 _PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
 _DEADLY_BY_ITSELF: Final = frozenset({4, 6, 7, 8, 11})  # SIGILL SIGABRT SIGBUS SIGFPE SIGSEGV: the program's own crash
 
@@ -118,59 +115,13 @@ def tool_environment(
 
 
 async def run_tool(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: Limits, log: Path) -> ToolRun:
-    """Run ``argv`` with its output in ``log``; never raises for what the program does.
-
-    ``limits.memory_bytes`` is held to what all processes of the run have in memory, looked at every second. A limit of
-    address space would forbid what uses none of it: node and WebAssembly reserve tens of GiB.
-    """
+    """Run ``argv`` with its output in ``log``; never raises for what the program does, and leaves nothing of it behind."""
     from coordinator.kit.process import run  # keeps psutil off the start path
 
-    loop = asyncio.get_running_loop()
-    began, pids = loop.time(), list[int]()
-    lenient = replace(limits, memory_bytes=0)
-    running = asyncio.ensure_future(run(argv, cwd=cwd, env=env, limits=lenient, output=log, on_start=pids.append))
-    try:
-        if limits.memory_bytes and await _outgrows(running, pids, limits.memory_bytes):
-            await _end(running)
-            problem = f"used more than {limits.memory_bytes // 2**20} MiB of memory ([gate] memory_bytes)"
-            took_s = loop.time() - began
-            return ToolRun(broken_by=BrokenBy.TREE, code=None, output=read_tail(log), problem=problem, took_s=took_s)
-        exited = await running
-    finally:
-        await _end(running)  # a cancel of ours ends the whole run before it goes on
+    exited = await run(argv, contained=True, cwd=cwd, env=env, limits=limits, output=log)
     broken_by, problem = _cut_short(exited, limits)
     code = None if broken_by else exited.code
     return ToolRun(broken_by=broken_by, code=code, output=read_tail(log), problem=problem, took_s=exited.took_s)
-
-
-async def _outgrows(running: asyncio.Future[Exit], pids: Sequence[int], limit_bytes: int) -> bool:
-    """Wait for the end of the run, or for its having more in memory than it may."""
-    from coordinator.kit.process import rss_bytes
-
-    while True:
-        await asyncio.wait({running}, timeout=_MEMORY_LOOK_S)
-        if running.done():
-            return False
-        if pids and await asyncio.to_thread(rss_bytes, pids[0]) > limit_bytes:
-            return not running.done()
-
-
-async def _end(running: asyncio.Future[Exit]) -> None:
-    """Nothing of the run is left when this returns, however often we are cancelled meanwhile."""
-    if running.done():
-        return
-    running.cancel()
-    cancelled = False
-    while not running.done():
-        try:
-            await asyncio.wait({running})
-        except asyncio.CancelledError:
-            cancelled = True
-            running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        running.result()
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 def _cut_short(exited: Exit, limits: Limits) -> tuple[BrokenBy | None, str]:
@@ -178,6 +129,9 @@ def _cut_short(exited: Exit, limits: Limits) -> tuple[BrokenBy | None, str]:
         return BrokenBy.ENVIRONMENT, f"could not be started: {exited.spawn_error}"
     if exited.timed_out:
         return BrokenBy.TIME, f"was stopped after {limits.timeout_s:g} s"
+    if exited.memory_exceeded:
+        problem = f"used more than {limits.memory_bytes // 2**20} MiB of memory ([gate] memory_bytes)"
+        return BrokenBy.TREE, problem
     if exited.output_exceeded:
         return BrokenBy.TREE, f"printed more than {limits.output_bytes} bytes"
     if exited.signal is not None:

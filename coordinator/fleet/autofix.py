@@ -84,7 +84,7 @@ def main() -> int:
 async def mend(tree: Path, brief: str, order: dict[str, Any]) -> int:
     """Fix and commit in ``tree`` what the brief's group names, else all safe fixes in the ``paths`` of ``order``."""
     wanted = read_brief(tree, brief) or _own_choice(tree, order)
-    with tempfile.TemporaryDirectory(prefix="coordinator-autofix-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="autofix-", dir=os.environ.get("COORDINATOR_ATTEMPT")) as scratch:
         tool = _Ruff(tree, Path(scratch))
         fixes = [fix for fix in await tool.look(wanted) if _is_wanted(tree, fix.path, wanted)]
         files = sorted({fix.path for fix in fixes})

@@ -36,7 +36,8 @@ _TEMPFAIL: Final = 75
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """Either ``candidate`` is set and ``ending`` is None, or ``ending`` says why there is none.
+    """Either ``candidate`` is set and ``ending`` is None, or ``ending`` says why there is none; neither: gather again ``later``,
+    when the machine has room for it.
 
     ``lived_s`` is from its start to its last sign of life. ``retry_at`` (epoch seconds) is when what ran out is there again,
     0 when nobody knows. ``work`` is the commit that holds what it had changed, empty when it had changed nothing.
@@ -45,6 +46,7 @@ class Gathered:
     candidate: Candidate | None
     ending: Ending | None
     feedback: str
+    later: bool = False
     lived_s: float = 0.0
     reason: str
     retry_at: float = 0.0
@@ -67,6 +69,8 @@ class Collector:
         order = sighting.read_order(self._layout, task_id, generation)
         base = row.base if row is not None and row.base else (order.base if order is not None else "")
         collected = await self._workspaces.collect(task_id, generation, base, agent=agent)
+        if collected.later:
+            return Gathered(candidate=None, ending=None, feedback="", later=True, reason=collected.note)
         lived_s = self._record(entry, base, collected.evidence, order, result)
         if await self._workspaces.dispose(task_id, generation, collected) is False and collected.note:
             self._ledger.note(task_id, reason=f"worktree kept: {collected.note}")

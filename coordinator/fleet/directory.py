@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +48,20 @@ def sole_daemon(layout: Layout) -> Iterator[None]:
         os.ftruncate(held.fd, 0)
         os.pwrite(held.fd, text.encode(), 0)
         yield
+
+
+@contextlib.contextmanager
+def own_scratch(layout: Layout) -> Iterator[None]:
+    """Temporary files of this process lie in the state folder meanwhile, so that the next daemon removes what a killed one
+    left. Only for the sole daemon."""
+    scratch, before = layout.state / "scratch", tempfile.tempdir
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = str(scratch)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _acquire(layout: Layout) -> lock.HeldLock | None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.fleet.driver import PlainDriver
+from coordinator.fleet.driver_aider import AiderDriver
 from coordinator.fleet.driver_claude import ClaudeDriver
+from coordinator.fleet.driver_codex import CodexDriver
+from coordinator.fleet.driver_gemini import GeminiDriver
+from coordinator.fleet.driver_opencode import OpencodeDriver
 
 if TYPE_CHECKING:
     from coordinator.fleet.driver import Driver
@@ -18,5 +22,13 @@ def of(name: str) -> Driver:
             return PlainDriver()
         case "claude":
             return ClaudeDriver()
+        case "codex":
+            return CodexDriver()
+        case "opencode":
+            return OpencodeDriver()
+        case "gemini":
+            return GeminiDriver()
+        case "aider":
+            return AiderDriver()
         case _:
             raise ValueError(f"no driver is called {name!r} here")

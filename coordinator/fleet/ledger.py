@@ -19,7 +19,6 @@ from coordinator.domain.task import Task, TaskState, check_transition
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterator, Mapping
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from coordinator.kit.bus import Bus
@@ -98,6 +97,8 @@ class Ledger:
         self._store = store
         self._bus = bus
         self._clock = clock
+        self._before: dict[str, LedgerEntry | None] | None = None
+        """What the entries changed by the batch under way were before it."""
         self._entries: dict[str, LedgerEntry] = {}
         self._by_state: dict[TaskState, dict[str, None]] = {state: {} for state in TaskState}
         for row in store.query("tasks"):
@@ -141,15 +142,31 @@ class Ledger:
     def count(self, *states: TaskState) -> int:
         return sum(len(self._by_state[state]) for state in states)
 
-    def batch(self) -> AbstractContextManager[None]:
-        """Many changes, one transaction."""
-        return self._store.transaction()
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Many changes, one transaction. When it fails (full disk), memory goes back to what the store still says, and nobody
+        is told of what did not happen."""
+        if self._before is not None:
+            yield
+            return
+        self._before = {}
+        try:
+            with self._bus.held(), self._store.transaction():
+                yield
+        except BaseException:
+            for task_id, entry in self._before.items():
+                self._forget(task_id)
+                if entry is not None:
+                    self._remember(entry)
+            raise
+        finally:
+            self._before = None
 
     def add(self, task: Task, *, reason: str, not_before: float = 0.0) -> LedgerEntry:
         """A task seen for the first time; it is pending."""
         now = self._clock.now().isoformat()
         entry = LedgerEntry(task=task, state=TaskState.PENDING, reason=reason, not_before=not_before, created_at=now)
-        with self._together(task.id):
+        with self.batch():
             self._write(entry)
             self._publish(entry, old="")
         return entry
@@ -159,7 +176,7 @@ class Ledger:
         old = self.get(task_id)
         check_transition(task_id, old.state, state)
         entry = replace(old, state=state, reason=reason, **changes)
-        with self._together(task_id):
+        with self.batch():
             self._write(entry)
             self._publish(entry, old=old.state)
         return entry
@@ -193,19 +210,6 @@ class Ledger:
         """Leave a value where readers without a daemon find it (gate, tools, disk)."""
         self._store.execute("fact_put", key=key, value=json.dumps(value))
 
-    @contextmanager
-    def _together(self, task_id: str) -> Iterator[None]:
-        """One transaction; when it fails (full disk), memory goes back to what the store still says."""
-        before = self._entries.get(task_id)
-        try:
-            with self._store.transaction():
-                yield
-        except BaseException:
-            self._forget(task_id)
-            if before is not None:
-                self._remember(before)
-            raise
-
     def _forget(self, task_id: str) -> None:
         known = self._entries.pop(task_id, None)
         if known is not None:
@@ -230,6 +234,8 @@ class Ledger:
 
     def _write(self, entry: LedgerEntry) -> None:
         self._store.execute("task_put", **_row_of(entry, self._clock.now().isoformat()))
+        if self._before is not None:
+            self._before.setdefault(entry.task.id, self._entries.get(entry.task.id))
         self._forget(entry.task.id)
         self._remember(entry)
 

@@ -21,6 +21,7 @@ from coordinator.domain.event import AgentExited, AgentStarted, Noticed
 from coordinator.fleet.muster import STOP_FILE, read_entry, read_muster
 from coordinator.kit import lock, process, process_table
 from coordinator.kit.process_table import Member
+from coordinator.kit.spawned import Spawned, exited
 from coordinator.policy.ramp import Ramp
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from coordinator.fleet.muster import MusterEntry
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
-    from coordinator.kit.process import Spawned
     from coordinator.sdk.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class AgentPool:
         try:
             # -P and cwd "/": no file of the user's repository is taken for a module of ours
             command = (self._python, "-P", "-m", "coordinator", "agent", *where, *how)
-            return process.Spawned.start(command, cwd=Path("/"), env=_environment(), output=(log,))
+            return Spawned.start(command, cwd=Path("/"), env=_environment(), output=(log,))
         finally:
             os.close(log)
 
@@ -280,7 +280,7 @@ class AgentPool:
         self._bus.publish(AgentStarted(agent=hand.name, pid=hand.member.pid, adopted=adopted))
 
     async def _watch(self, hand: _Hand) -> None:
-        await process.exited(hand.member)
+        await exited(hand.member)
         enrolled = hand.enrolled or self._entry(hand) is not None  # its line stays on the roll when it was killed
         code = hand.spawned.reap() if hand.spawned else None
         self._hands.pop(hand.member, None)

@@ -34,6 +34,8 @@ _THE_AGENTS_FAULT: Final = frozenset(
     {Ending.CRASHED, Ending.FAILED, Ending.STALLED, Ending.UNAVAILABLE, Ending.UNSTARTED}
 )
 _DAY_S: Final = 86_400.0
+_PASSED_S: Final = 0.001
+"""A reset that has come before anybody could note it is a known one: only the margin is waited for."""
 _FARTHEST_S: Final = 366 * _DAY_S
 
 _TURNS_THAT_PROVE: Final = 2
@@ -85,7 +87,11 @@ class RoleWatch:
         if ending is Ending.RATE_LIMITED:
             wall = self._clock.now().timestamp()
             text = f"{reason or 'usage limit'}{_reset_at(retry_at, wall)}"
-            self._set(role, before, breaker.after_limit(before, text, now, max(retry_at - wall, 0.0)))
+            self._set(
+                role,
+                before,
+                breaker.after_limit(before, text, now, max(retry_at - wall, _PASSED_S) if retry_at else 0.0),
+            )
         elif ending is Ending.LOGIN_MISSING:
             self._set(role, before, breaker.after_login(before, reason or "its agents are not logged in", now))
         elif ending in _THE_AGENTS_FAULT:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_TURN_S = 0.5
-"""Longest pause between two looks while anything is at work: locks of dead agents make no noise."""
+_TURN_S = 0.5  # longest pause between two looks while anything is at work: locks of dead agents make no noise
 _IDLE_TURN_S = 30.0
-_DOUBT_S = 0.1
-"""Pause between two looks at an attempt whose process seems to be gone."""
+_SHORTAGE_S = 5.0
+"""Pause before what an attempt left is gathered again, when the disk was too full for it. No new attempt starts meanwhile."""
+_DOUBT_S = 0.1  # between two looks at an attempt whose process seems to be gone
 _LETTING_GO_S = 0.02
 """Pause when a record says released while its lock is still held: it is let go in a moment, without a sound."""
 
@@ -274,9 +274,8 @@ class Steward:
 
     def _stop(self, entry: LedgerEntry, record: ClaimRecord, ending: Ending, reason: str, state: str = "") -> None:
         """End an attempt from outside; it is collected when its lock is free, that is when it is dead."""
-        _log.warning(
-            "stopping an attempt", extra={"action": "attempt_stopped", "task": entry.task.id, "reason": reason}
-        )
+        extra = {"action": "attempt_stopped", "task": entry.task.id, "reason": reason}
+        _log.warning("stopping an attempt", extra=extra)
         self._access.revoke(*_key(entry))
         task = asyncio.create_task(self._pool.stop_holder(record, self._settings.fleet.grace_s, reason))
         task.add_done_callback(lambda _: self.wake())
@@ -289,8 +288,11 @@ class Steward:
         key = task_id, generation = _key(entry)
         if sighting.read_result(self._layout, task_id, generation) is None:
             await self._pool.sweep_attempt(task_id, generation)
-        more_in_s = self._access.conclude(task_id, generation)
         left = await self._collector.gather(entry, record.agent if record is not None else "")
+        if left.later:
+            await self._clock.sleep(_SHORTAGE_S)
+            return
+        more_in_s = self._access.conclude(task_id, generation)
         stop = self._stops.pop(key, None)
         current = self._ledger.get(task_id)
         if current.generation != generation or current.state not in OWNED:
@@ -307,7 +309,7 @@ class Steward:
             self._ledger.move(task_id, TaskState.VALIDATING, "waits for the gate")
             self._lander.submit(left.candidate)
         else:
-            retry_at = left.retry_at or (self._clock.now().timestamp() + more_in_s if more_in_s else 0.0)
+            retry_at = left.retry_at or (more_in_s and self._clock.now().timestamp() + more_in_s)
             ending = self._dispatcher.note_ending(current, left.ending or Ending.CRASHED, left.reason, retry_at)
             self._settling.ended(current, ending, left.reason, left)
 

@@ -73,7 +73,14 @@ class _Command:
         self._errors = Path(order.attempt) / "errors.log" if launch.transcript else self._log
         self._notes_bytes = 0
         self._reader: Reader = drivers.of(order.driver).reader(order)
-        self._sensor = Sensor(self._reader, self._output, worktree, understood=launch.transcript, tell=self._note)
+        self._sensor = Sensor(
+            self._reader,
+            self._output,
+            worktree,
+            understood=launch.transcript,
+            memory_bytes=order.memory_bytes,
+            tell=self._note,
+        )
         self._finished_at: float | None = None
 
     async def run(self) -> Said:
@@ -111,6 +118,7 @@ class _Command:
             self._launch.argv,
             cwd=self._worktree,
             env=_environment(order, self._launch),
+            contained=True,
             errors=self._errors if self._launch.transcript else None,
             exclusive=True,
             limits=process.Limits(

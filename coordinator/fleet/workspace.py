@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -46,7 +47,8 @@ class Collected:
     ``candidate_commit`` is on top of the base (the base itself when nothing ``changed``), None when the tree could not
     be read or never was. ``message`` is what the agent wrote in its own commits. ``rescue`` is the ref that holds
     everything, ``evidence`` the commit it must point to; both are empty when there was nothing to keep. ``complete``: the
-    tree may be removed; otherwise ``note`` says what is only there. ``stamp`` is the state in which it was read.
+    tree may be removed; otherwise ``note`` says what is only there. ``stamp`` is the state in which it was read. ``later``:
+    the machine could not read it now (a full disk); that says nothing about the attempt.
     """
 
     candidate_commit: str | None
@@ -56,6 +58,7 @@ class Collected:
     complete: bool
     note: str
     evidence: str = ""
+    later: bool = False
     stamp: str = ""
 
 
@@ -90,7 +93,7 @@ class Workspaces:
                 note = f"it could not be read: {error}"
                 extra = {"action": "collect_failed", "task": task_id, "generation": generation}
                 _log.warning("work of %s/%d %s", task_id, generation, note, extra=extra)
-                return _nothing(complete=False, note=note)
+                return _nothing(complete=False, note=note, later=_is_short(error))
 
     async def dispose(self, task_id: str, generation: int, collected: Collected) -> bool:
         """Remove the tree and unpin its base, if its content is seen in a ref and unchanged; False: it is kept."""
@@ -226,8 +229,20 @@ class Workspaces:
         self._unpinned = idle
 
 
-def _nothing(*, complete: bool, note: str, commit: str | None = None) -> Collected:
-    return Collected(candidate_commit=commit, changed=False, message="", rescue="", complete=complete, note=note)
+def _nothing(*, complete: bool, note: str, commit: str | None = None, later: bool = False) -> Collected:
+    return Collected(
+        candidate_commit=commit, changed=False, message="", rescue="", complete=complete, note=note, later=later
+    )
+
+
+_SHORTAGES: Final = frozenset({errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+
+
+def _is_short(error: Exception) -> bool:
+    """Whether the machine was short of something: by its number, or in the words that git passes on."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        return True
+    return any(os.strerror(number) in str(error) for number in _SHORTAGES)
 
 
 def _slug(name: str) -> str:

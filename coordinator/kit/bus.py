@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from coordinator.domain.event import Event, Published
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from coordinator.kit.clock import Clock
 
@@ -60,6 +61,7 @@ class Bus:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._held: list[Published] | None = None
         self._seq = 0
         self._subscriptions: list[Subscription] = []
         self._taps: list[Callable[[Published], None]] = []
@@ -74,9 +76,31 @@ class Bus:
                 foreseen = isinstance(error, OSError) or type(error).__module__ == "sqlite3"  # a full disk
                 extra = {"action": "tap_failed", "event_kind": event.kind}
                 _log.error("%s was not written down: %s", event.kind, error, exc_info=not foreseen, extra=extra)
+        if self._held is not None:
+            self._held.append(published)
+        else:
+            self._push(published)
+        return published
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is published inside, taps hear at once, listeners when the block is left, and never when it raises."""
+        if self._held is not None:
+            yield
+            return
+        self._held = []
+        try:
+            yield
+        except BaseException:
+            self._held = None
+            raise
+        held, self._held = self._held, None
+        for published in held:
+            self._push(published)
+
+    def _push(self, published: Published) -> None:
         for subscription in tuple(self._subscriptions):
             subscription.push(published)
-        return published
 
     def tap(self, listener: Callable[[Published], None]) -> None:
         """Call ``listener`` synchronously for each event from now on."""

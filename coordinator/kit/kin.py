@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _CHECK_S: Final = 0.02
 _KILL_ROUNDS: Final = 200
 _SECOND_LOOKS: Final = 3
+_FREEZE_ROUNDS: Final = 20
+_QUICK_LOOKS: Final = 100
 
 
 def below(pid: int, table: Mapping[int, Row]) -> set[int]:
@@ -46,13 +48,21 @@ class Kin:
     """``lineage`` is a word that every descendant's environment contains, ``tag`` a whole ``NAME=value`` entry of it.
 
     ``others`` None: only proven kin. Otherwise each descendant of *this* process that is not among ``others`` is kin
-    as well, and those of them that ended are reaped.
+    as well, and those of them that ended are reaped. ``spare_root``: the root stands apart (it is a warden) and is none of
+    the kin; what descends from it is.
     """
 
     def __init__(
-        self, root: Member | None, *, lineage: str = "", others: frozenset[Member] | None = None, tag: str = ""
+        self,
+        root: Member | None,
+        *,
+        lineage: str = "",
+        others: frozenset[Member] | None = None,
+        spare_root: bool = False,
+        tag: str = "",
     ) -> None:
         self._root = root
+        self._spared = {root} if spare_root else set()
         self._lineage = lineage.encode()
         self._others = others
         self._tag = os.fsencode(tag)
@@ -70,7 +80,7 @@ class Kin:
             kin |= {pid for pid in below(os.getpid(), table) if table[pid].member not in self._others}
             self._reap(kin, table)
         kin = _with_children(kin, table) - {os.getpid(), 1}
-        found = {table[pid].member for pid in kin if not table[pid].zombie}
+        found = {table[pid].member for pid in kin if not table[pid].zombie} - self._spared
         self._known |= found
         return found
 
@@ -104,26 +114,58 @@ class Kin:
         self._hurried.set()
 
     async def stop(self, grace_s: float) -> bool:
-        """SIGTERM to all, ``grace_s`` for them to end, then SIGKILL until none is found. False when one cannot be ended."""
-        loop = asyncio.get_running_loop()
+        """SIGTERM to all, ``grace_s`` for them to end, then all that are left are frozen and killed, until none is found.
+        False when one cannot be ended."""
         found = await self._look()
         self.ended = len(found)
-        deadline = loop.time() + grace_s
-        if grace_s > 0:
-            for member in found:
-                process_table.send(member, signal.SIGTERM)
-                process_table.send(member, signal.SIGCONT)  # a stopped process gets its SIGTERM only once it goes on
-            while not self._hurried.is_set() and loop.time() < deadline and any(map(process_table.alive, found)):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurried.wait(), _CHECK_S)
+        if found and grace_s > 0:
+            await self._ask(found, grace_s)
         for _ in range(_KILL_ROUNDS):
-            found = await self._look()
+            found = await self._freeze()
             if not found:
                 return True
             for member in found:
                 process_table.send(member, signal.SIGKILL)
             await asyncio.sleep(_CHECK_S)
         return False
+
+    async def _ask(self, found: set[Member], grace_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_s
+        for member in found:
+            process_table.send(member, signal.SIGTERM)
+            process_table.send(member, signal.SIGCONT)  # a stopped process gets its SIGTERM only once it goes on
+        while not self._hurried.is_set() and loop.time() < deadline and any(map(process_table.alive, found)):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), _CHECK_S)
+
+    async def _freeze(self) -> set[Member]:
+        """Everybody, stopped. Whoever forks faster than we kill is stopped first: when a look finds nobody new, nobody is
+        left who could fork or learn of the others' end. (A cgroup would do the same in one write; we are delegated none: the
+        unit closes the tree of groups to agents, and a user's session has none to give.)"""
+        frozen: set[Member] = set()
+        for _ in range(_FREEZE_ROUNDS):
+            fresh = (await self._look() | self._near()) - frozen
+            if not fresh:
+                return {member for member in frozen if process_table.alive(member)}
+            for _ in range(_QUICK_LOOKS):
+                for member in fresh:
+                    process_table.send(member, signal.SIGSTOP)
+                frozen |= fresh
+                fresh = self._near() - frozen
+                if not fresh:
+                    break
+        return frozen
+
+    def _near(self) -> set[Member]:
+        """Who descends from us or from the root, found so quickly that even a process which lives for a millisecond is still
+        there when it is signalled."""
+        top = self._root
+        if self._others is not None:
+            return set(process_table.members_below(os.getpid())) - self._others - self._spared
+        if top is None or not process_table.alive(top):
+            return set()
+        return set(process_table.members_below(top.pid))
 
     def kill_now(self) -> None:
         """One round of SIGKILL, without waiting."""

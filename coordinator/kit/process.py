@@ -12,35 +12,42 @@ import enum
 import math
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from coordinator.kit import process_table
 from coordinator.kit.kin import Kin, below
 from coordinator.kit.process_files import Room, open_sink, open_source
 from coordinator.kit.process_table import Member, Usage
+from coordinator.kit.spawned import CONTAINABLE, Spawned, WardedProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from pathlib import Path
+
+    from coordinator.kit.spawned import ProgramEnd
+
+_T = TypeVar("_T")
 
 LINEAGE: Final = "COORDINATOR_LINEAGE"
 """Set in everything that ``run`` starts: one random word per run, after those of the runs around it."""
 
 _LOOK_S: Final = 0.1
+_WEIGH_S: Final = 0.25
+"""A program that does nothing but take memory gets about 1 GiB/s."""
+_WEIGH_FAIRLY_S: Final = 1.0
+"""To count 1 GiB fairly takes about 20 ms."""
 _LEFTOVER_GRACE_S: Final = 0.5
-
-_LIMITED: Final = 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"'
-"""Sets the limit without code between fork and exec. Fails only where a tighter one holds or the system has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """``timeout_s`` is wall time (``math.inf``: none), ``grace_s`` lies between SIGTERM and SIGKILL, ``memory_bytes``
-    is address space per process (0: no limit), ``output_bytes`` what the output may grow by (0: no limit)."""
+    is what all processes of the run together may have in memory, shared pages counted once (0: no limit), ``output_bytes``
+    what the output may grow by (0: no limit). (A limit of address space would forbid what uses none of it: node reserves
+    tens of GiB.)"""
 
     timeout_s: float
     grace_s: float = 5.0
@@ -67,54 +74,9 @@ class Exit:
     took_s: float = 0.0
 
 
-class Spawned:
-    """A child of ours in a session of its own. Unless it is reaped, its pid stays its own even after its end."""
-
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen = popen
-        seen = process_table.row(popen.pid)
-        self.member = seen.member if seen else Member(popen.pid, "")
-
-    @classmethod
-    def start(
-        cls,
-        argv: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        output: Sequence[int],
-        stdin: int = subprocess.DEVNULL,
-        pass_fds: Sequence[int] = (),
-    ) -> Self:
-        """``output`` takes stdout and, the last of it, stderr. Raise ``OSError`` or ``ValueError`` when it cannot be started."""
-        return cls(
-            subprocess.Popen(
-                list(argv),
-                cwd=cwd,
-                env=dict(env),
-                stdin=stdin,
-                stdout=output[0],
-                stderr=output[-1],
-                pass_fds=tuple(pass_fds),
-                start_new_session=True,
-            )
-        )
-
-    def reap(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs, which is then nobody's business any more."""
-        code = self._popen.poll()
-        if code is None:
-            self.detach()
-        return code
-
-    def detach(self) -> None:
-        """Let it outlive us without a complaint of ``Popen``, which believes that children are always waited for."""
-        if self._popen.returncode is None:
-            self._popen.returncode = 0
-
-
 class _Cause(enum.Enum):
     ENDED = enum.auto()
+    MEMORY = enum.auto()
     OUTPUT = enum.auto()
     TIME = enum.auto()
 
@@ -129,86 +91,124 @@ async def run(
     errors: Path | None = None,
     stdin: Path | bytes | None = None,
     pass_fds: Sequence[int] = (),
-    on_start: Callable[[int], None] | None = None,
+    contained: bool = False,
     exclusive: bool = False,
 ) -> Exit:
     """Run ``argv`` to its end; stdout and stderr are appended to ``output``, or stderr to ``errors``. A cancel ends the whole
     tree first; a second one cuts the grace short.
 
-    ``env`` is the whole environment (plus ``LINEAGE``). ``exclusive``: this process runs nothing else meanwhile, so
-    every new descendant of it (see ``adopt_orphans``) belongs to the program, whatever it did to hide.
+    ``env`` is the whole environment (plus ``LINEAGE``). ``contained``: a warden stands between (15 ms, 5 MB), whom no
+    descendant escapes whatever it did to hide, and who ends them when we are killed; Linux only. ``exclusive``: this process
+    runs nothing else meanwhile, so every new descendant of it (see ``adopt_orphans``) belongs to the program.
     Never raises for what the program or its files are like: that is ``spawn_error``.
     """
-    began = asyncio.get_running_loop().time()
-    mark = secrets.token_hex(8)
+    began, mark = asyncio.get_running_loop().time(), secrets.token_hex(8)
     others = _descendants() if exclusive else None
+    kind = WardedProgram if contained and CONTAINABLE else Spawned
     with contextlib.ExitStack() as stack:
         try:
             sinks = tuple(open_sink(stack, place) for place in (output, errors) if place is not None)
             room = Room(sinks, limits.output_bytes)
             marked = {**env, LINEAGE: _lineage(mark)}
-            program, source = _limited(argv, cwd, env, limits.memory_bytes), open_source(stack, stdin)
-            spawned = Spawned.start(program, cwd=cwd, env=marked, output=sinks, stdin=source, pass_fds=pass_fds)
+            source = open_source(stack, stdin)
+            spawned = kind.start(argv, cwd=cwd, env=marked, output=sinks, stdin=source, pass_fds=pass_fds)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            return Exit(spawn_error=f"cannot start {argv[0] if argv else 'nothing'}: {error}")
-        kin = Kin(spawned.member, lineage=mark, others=others)
-        cause, clean, code = await _attend(spawned, kin, limits, room, on_start)
+            return Exit(spawn_error=_unstarted(argv, error))
+        kin = Kin(spawned.member, lineage=mark, others=others, spare_root=spawned.warded)
+        scales = _Scales(spawned, limits.memory_bytes, exclusive=exclusive)
+        cause, end = await _attend(spawned, kin, limits, room, scales)
         over = room.cut()
     took_s = asyncio.get_running_loop().time() - began
-    leftover = kin.ended if cause is _Cause.ENDED else 0
-    return _with_code(
-        Exit(clean=clean, leftover=leftover, output_exceeded=over, timed_out=cause is _Cause.TIME, took_s=took_s), code
-    )
+    ended = Exit(clean=end.clean, leftover=kin.ended, output_exceeded=over, took_s=took_s)
+    return _told(ended, cause, end.code) if not end.problem else Exit(spawn_error=_unstarted(argv, end.problem))
 
 
-def _with_code(ended: Exit, code: int | None) -> Exit:
+def _unstarted(argv: Sequence[str], problem: object) -> str:
+    return f"cannot start {argv[0] if argv else 'nothing'}: {problem}"
+
+
+def _told(ended: Exit, cause: _Cause, code: int | None) -> Exit:
+    leftover = ended.leftover if cause is _Cause.ENDED else 0
+    ended = replace(ended, leftover=leftover, memory_exceeded=cause is _Cause.MEMORY, timed_out=cause is _Cause.TIME)
     if code is None:
         return ended
     return replace(ended, code=code) if code >= 0 else replace(ended, signal=-code)
 
 
-async def _attend(
-    spawned: Spawned, kin: Kin, limits: Limits, room: Room, on_start: Callable[[int], None] | None
-) -> tuple[_Cause, bool, int | None]:
+class _Scales:
+    """Whether a run has more in memory than it may: the cheap sum first, which takes shared pages for each process anew."""
+
+    def __init__(self, spawned: Spawned, most_bytes: int, *, exclusive: bool) -> None:
+        self._most_bytes = most_bytes
+        self._itself = not exclusive and not spawned.warded
+        self._top = os.getpid() if exclusive else spawned.member.pid
+        self._at = 0.0
+
+    async def exceeded(self, now: float) -> bool:
+        """Asked as often as one likes, it weighs at its own pace. To count fairly takes long where there is much to count."""
+        if not self._most_bytes or now < self._at:
+            return False
+        self._at = now + _WEIGH_S
+        if _weight(self._top, itself=self._itself) <= self._most_bytes:
+            return False
+        fairly = await asyncio.to_thread(process_table.shared_fairly_below, self._top, itself=self._itself)
+        self._at = now + _WEIGH_FAIRLY_S
+        return not fairly or fairly > self._most_bytes
+
+
+def _weight(top: int, *, itself: bool) -> int:
+    if sys.platform != "linux":
+        return _usage_elsewhere(top, itself=itself).memory_bytes
+    return process_table.usage_below(top, itself=itself).memory_bytes
+
+
+async def _attend(spawned: Spawned, kin: Kin, limits: Limits, room: Room, scales: _Scales) -> tuple[_Cause, ProgramEnd]:
     """Wait for an end and leave nobody behind, whatever is raised meanwhile. Reaped last: until then its session is its
     own for certain."""
-    grace_s, clean = limits.grace_s, False
+    grace_s = limits.grace_s
     try:
-        if on_start:
-            on_start(spawned.member.pid)
-        cause = await _watch(spawned, limits, room)
+        cause = await _watch(spawned, limits, room, scales)
+        if cause is _Cause.MEMORY:
+            grace_s = 0.0  # what it is given, it takes
         if cause is _Cause.ENDED:
             grace_s = min(grace_s, _LEFTOVER_GRACE_S)
     finally:
         try:
-            clean = await _to_the_end(kin, grace_s)
-        finally:
-            code = spawned.reap()
-    return cause, clean, code
+            end = await _to_the_end(_conclude(spawned, kin, grace_s), kin)
+        except BaseException:
+            spawned.reap()  # reaped already, unless the loop was torn down
+            raise
+    return cause, end
 
 
-async def _watch(spawned: Spawned, limits: Limits, room: Room) -> _Cause:
+async def _conclude(spawned: Spawned, kin: Kin, grace_s: float) -> ProgramEnd:
+    return await spawned.conclude(clean=await kin.stop(grace_s))
+
+
+async def _watch(spawned: Spawned, limits: Limits, room: Room, scales: _Scales) -> _Cause:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limits.timeout_s
-    gone = asyncio.ensure_future(exited(spawned.member))
+    look_s = _LOOK_S if limits.output_bytes else _WEIGH_S if limits.memory_bytes else math.inf
+    gone = asyncio.ensure_future(spawned.ended())
     try:
         while True:
-            left = deadline - loop.time()
-            pause = min(left, _LOOK_S) if limits.output_bytes else left
+            pause = min(deadline - loop.time(), look_s)
             await asyncio.wait({gone}, timeout=None if pause == math.inf else max(pause, 0.0))
             if gone.done():
                 return _Cause.ENDED
             if room.exceeded():
                 return _Cause.OUTPUT
+            if await scales.exceeded(loop.time()):
+                return _Cause.MEMORY
             if loop.time() >= deadline:
                 return _Cause.TIME
     finally:
         gone.cancel()
 
 
-async def _to_the_end(kin: Kin, grace_s: float) -> bool:
+async def _to_the_end(ending: Coroutine[None, None, _T], kin: Kin) -> _T:
     """Cancelled or not, the stopping is carried through; when the loop itself is torn down, it is one blow."""
-    work = asyncio.ensure_future(kin.stop(grace_s))
+    work = asyncio.ensure_future(ending)
     cancelled = False
     while not work.done():
         try:
@@ -227,41 +227,7 @@ def _lineage(mark: str) -> str:
     return ":".join(filter(None, (os.environ.get(LINEAGE), mark)))
 
 
-def _limited(argv: Sequence[str], cwd: Path, env: Mapping[str, str], memory_bytes: int) -> Sequence[str]:
-    """With a memory limit a shell stands before the program for an instant, so its being missing is looked at here."""
-    if not argv:
-        raise ValueError("the command is empty")
-    if not memory_bytes:
-        return argv
-    name = argv[0]
-    place = str(cwd / name) if os.sep in name else shutil.which(name, path=env.get("PATH", os.defpath))
-    if not place or not os.access(place, os.X_OK) or os.path.isdir(place):
-        raise FileNotFoundError("no such program, or it is not executable")
-    return ("/bin/sh", "-c", _LIMITED, "sh", str(max(memory_bytes // 1024, 1)), *argv)
-
-
 # --- processes that are there already ----------------------------------------------------------------------------------
-
-
-async def exited(member: Member) -> None:
-    """Return when that process has ended (reaped or not), at once when it is not there. It need not be a child."""
-    try:
-        descriptor = os.pidfd_open(member.pid)
-    except ProcessLookupError:
-        return
-    except (AttributeError, OSError):
-        while process_table.alive(member):  # noqa: ASYNC110 - without a pidfd nothing announces it
-            await asyncio.sleep(_LOOK_S)
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    try:
-        if process_table.alive(member):
-            loop.add_reader(descriptor, ended.set)
-            await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
 
 
 def tree(pid: int) -> tuple[Member, ...]:
@@ -274,12 +240,14 @@ def tree(pid: int) -> tuple[Member, ...]:
 async def stop_tree(pid: int, started: str, grace_s: float, tag: str | None = None) -> bool:
     """End the process (if it is still the one that ``started`` then), its descendants and its session, and every process
     with the entry ``tag`` (``NAME=value``) in its environment. False when one cannot be ended."""
-    return await _to_the_end(Kin(Member(pid, started), tag=tag or ""), grace_s)
+    kin = Kin(Member(pid, started), tag=tag or "")
+    return await _to_the_end(kin.stop(grace_s), kin)
 
 
 async def stop_tagged(tag: str, grace_s: float) -> bool:
     """End every process with the entry ``tag`` (``NAME=value``) in its environment: orphans of an earlier run of ours."""
-    return await _to_the_end(Kin(None, tag=tag), grace_s)
+    kin = Kin(None, tag=tag)
+    return await _to_the_end(kin.stop(grace_s), kin)
 
 
 def adopt_orphans() -> bool:
@@ -299,28 +267,18 @@ def usage(pid: int) -> Usage:
     return process_table.usage_below(pid)
 
 
-def _usage_elsewhere(pid: int) -> Usage:
+def _usage_elsewhere(pid: int, *, itself: bool = False) -> Usage:
     import psutil
 
     cpu_s, memory_bytes, count = 0.0, 0, 0
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(pid).children(recursive=True):
+        top = psutil.Process(pid)
+        for child in (*([top] if itself else []), *top.children(recursive=True)):
             with contextlib.suppress(psutil.Error):
                 times = child.cpu_times()
                 cpu_s, memory_bytes = cpu_s + times.user + times.system, memory_bytes + child.memory_info().rss
                 count += 1
     return Usage(cpu_s=cpu_s, memory_bytes=memory_bytes, processes=count)
-
-
-def rss_bytes(pid: int) -> int:
-    """Resident memory of the process and its descendants; 0 when it is gone."""
-    import psutil
-
-    total = 0
-    for member in tree(pid):
-        with contextlib.suppress(psutil.Error):
-            total += psutil.Process(member.pid).memory_info().rss
-    return total
 
 
 def free_disk(path: Path) -> int:

@@ -122,10 +122,23 @@ class Usage:
     processes: int = 0
 
 
-def usage_below(pid: int) -> Usage:
-    """Of all descendants of a process, without itself. A walk down the tree, not over the table: 0.1 ms. Linux only."""
+def members_below(pid: int) -> list[Member]:
+    """All descendants of a process that run, parents first. A walk down the tree: 0.1 ms, and so what it finds is still
+    there. Linux only; it may miss one while others end."""
+    found, todo = [], _children(pid)
+    while todo:
+        each = todo.pop(0)
+        seen = row(each)
+        if seen and not seen.zombie:
+            found.append(seen.member)
+        todo += _children(each)
+    return found
+
+
+def usage_below(pid: int, *, itself: bool = False) -> Usage:
+    """Of all descendants of a process (and ``itself``). A walk down the tree, not over the table: 0.1 ms. Linux only."""
     ticks = pages = count = 0
-    todo = _children(pid)
+    todo = [pid] if itself else _children(pid)
     while todo:
         each = todo.pop()
         try:
@@ -143,17 +156,26 @@ def usage_below(pid: int) -> Usage:
     )
 
 
-def shared_fairly_below(pid: int) -> int:
-    """Bytes in memory of all descendants, each shared page counted once in all (PSS). Dearer than ``usage_below``."""
-    total, todo = 0, _children(pid)
+def shared_fairly_below(pid: int, *, itself: bool = False) -> int:
+    """Bytes in memory of all descendants (and ``itself``), each shared page counted once in all (PSS). Dearer than
+    ``usage_below``; 0 where the system does not tell of any of them."""
+    total, todo = 0, [pid] if itself else _children(pid)
     while todo:
         each = todo.pop()
-        with contextlib.suppress(OSError, ValueError):
-            for line in (_PROC / str(each) / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
+        total += _fair_share(each)
         todo += _children(each)
     return total
+
+
+def _fair_share(pid: int) -> int:
+    """Of one process; all it has in memory when it lets nobody look closer (one with privileges does not)."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _children(pid: int) -> list[int]:

@@ -140,6 +140,8 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._lock = threading.RLock()
+        self._open = False
+        self._spoilt: sqlite3.Error | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -179,10 +181,21 @@ class Store:
     def execute(self, name: str, /, **parameters: Any) -> int:
         """Run one statement in its own transaction (or the one around it) and return the number of rows it changed."""
         with self._lock:
-            return self._connection.execute(QUERIES[name], parameters).rowcount
+            self._check()
+            try:
+                return self._connection.execute(QUERIES[name], parameters).rowcount
+            except sqlite3.Error as error:
+                self._spoilt = error if self._open else None
+                raise
+
+    def _check(self) -> None:
+        """After a fault inside a transaction (a full disk ends it by itself) nothing more of it is written."""
+        if self._open and self._spoilt is not None:
+            raise self._spoilt
 
     def execute_many(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with self.transaction(), self._lock:
+            self._check()
             self._connection.executemany(QUERIES[name], rows)
 
     def journal(self, published: Published) -> None:
@@ -193,18 +206,23 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All statements inside are kept or none; may be nested (the outermost one decides)."""
+        """All statements inside are kept or none, whoever swallows a fault meanwhile; may be nested (the outermost decides)."""
         with self._lock:
-            if self._connection.in_transaction:
+            if self._open:
                 yield
                 return
             self._connection.execute("BEGIN IMMEDIATE")
+            self._open, self._spoilt = True, None
             try:
                 yield
+                self._check()
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+            finally:
+                self._open, self._spoilt = False, None
 
     def close(self) -> None:
         with self._lock:

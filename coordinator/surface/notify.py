@@ -97,6 +97,7 @@ class _Caller:
         environment = {**os.environ, "COORDINATOR_OCCASION": str(message["occasion"])}
         ended = await process.run(
             self._hook.command,
+            contained=True,
             cwd=self._repository,
             env=environment,
             limits=process.Limits(timeout_s=self._hook.timeout_s, grace_s=1.0, output_bytes=_OUTPUT_BYTES),

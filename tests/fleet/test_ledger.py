@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from coordinator.domain.errors import ForbiddenTransition, UnknownTask
+from coordinator.domain.event import Noticed
 from coordinator.domain.task import TRANSITIONS, Task, TaskState
 from coordinator.fleet.ledger import Ledger
 from coordinator.kit.bus import Bus
@@ -133,3 +134,85 @@ def test_attempts_and_facts_are_kept(tmp_path: Path) -> None:
     assert ledger.attempt("a", 3) is None
     ledger.fact("gate", {"broken": ""})
     assert json.loads(store.query("fact_get", key="gate")[0]["value"]) == {"broken": ""}
+
+
+class FullDisk:
+    """A ledger on a database that may not grow: SQLite itself says that the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store.open(path)
+        self.bus = Bus(SystemClock())
+        self.bus.tap(self.store.journal)
+        self.told = self.bus.subscribe()
+        self.ledger = Ledger(self.store, self.bus, SystemClock())
+        self.ledger.add(Task(id="a", prompt="p"), reason="new")
+        self.heard()
+
+    def heard(self) -> list[str]:
+        found = [published.event.kind for published in self.told._events]
+        self.told._events.clear()
+        return found
+
+    def limit(self, more_pages: int | None) -> None:
+        pages = self.store._connection.execute("PRAGMA page_count").fetchone()[0]
+        most = pages + more_pages if more_pages is not None else 1 << 30
+        self.store._connection.execute(f"PRAGMA max_page_count = {most}")
+
+    def claim(self) -> None:
+        with self.ledger.batch():
+            self.ledger.record("a", 1, ending="crashed")
+            self.ledger.move("a", TaskState.READY, "go")
+            self.ledger.move("a", TaskState.CLAIMED, LONG)
+            assert self.heard() == [], "nobody hears of it before it is kept"
+
+    def tell(self) -> None:
+        with self.ledger.batch():
+            self.ledger.move("a", TaskState.READY, "go")
+            self.bus.publish(Noticed(subject="disk", message=LONG))
+
+    def stored(self) -> tuple[str, list[str], list[str]]:
+        """What another reader sees: the task's state, the endings of its attempts, the kinds of the journal."""
+        state = self.store.query("task_get", id="a")[0]["state"]
+        endings = [row["ending"] for row in self.store.query("attempts_of", task="a")]
+        return state, endings, [row["kind"] for row in self.store.query("journal_of", task="a")]
+
+
+LONG = "x" * 200_000
+
+
+def test_a_batch_on_a_full_disk_happened_nowhere(tmp_path: Path) -> None:
+    disk = FullDisk(tmp_path / "l.db")
+    before = disk.stored()
+    disk.limit(2)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        disk.claim()
+    assert disk.stored() == before
+    assert (disk.ledger.get("a").state, disk.ledger.count(TaskState.CLAIMED)) == (TaskState.PENDING, 0)
+    assert disk.heard() == []
+    disk.limit(None)
+    disk.claim()
+    assert disk.heard() == ["task_changed", "task_changed"]
+    assert disk.stored() == ("claimed", ["crashed"], [*before[2], "task_changed", "task_changed"])
+
+
+def test_a_journal_that_finds_no_room_undoes_the_whole(tmp_path: Path) -> None:
+    """The bus swallows what a listener raises: the transaction must know it all the same."""
+    disk = FullDisk(tmp_path / "l.db")
+    before = disk.stored()
+    disk.limit(2)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        disk.tell()
+    assert disk.stored() == before
+    assert disk.ledger.get("a").state is TaskState.PENDING
+    assert disk.heard() == []
+
+
+def test_a_new_task_that_was_not_kept_is_not_known(tmp_path: Path) -> None:
+    disk = FullDisk(tmp_path / "l.db")
+    disk.limit(2)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        disk.ledger.add(Task(id="b", prompt=LONG), reason="new")
+    assert "b" not in disk.ledger
+    disk.limit(None)
+    disk.ledger.add(Task(id="b", prompt=LONG), reason="new")
+    assert disk.ledger.count(TaskState.PENDING) == 2

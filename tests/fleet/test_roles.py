@@ -14,6 +14,7 @@ from coordinator.fleet.ledger import Ledger
 from coordinator.fleet.roles import FACT, RoleWatch
 from coordinator.kit.bus import Bus
 from coordinator.kit.store import Store
+from coordinator.policy.breaker import FIRST_PAUSE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,3 +147,10 @@ def test_garbage_in_the_ledger_is_forgotten(house: House, fact: object) -> None:
 def test_a_reset_that_no_calendar_has_is_not_shown(house: House, in_s: float) -> None:
     house.limit(in_s=in_s)
     assert house.watch.refusals() == {"claude": "role claude is paused: usage limit"}
+
+
+def test_of_a_reset_that_has_come_meanwhile_only_the_margin_is_waited_for(house: House) -> None:
+    house.limit(in_s=-3.0)
+    wake_in_s = house.watch.wake_in_s()
+    assert wake_in_s is not None
+    assert wake_in_s < FIRST_PAUSE_S / 2

@@ -204,17 +204,20 @@ def test_nothing_of_the_command_outlives_the_attempt(layout: Layout) -> None:
     assert gone(int(task.wait_for("pid")))
 
 
-def test_the_claim_stays_held_while_the_command_of_a_killed_agent_runs(
+def test_the_claim_of_a_killed_agent_stays_held_until_its_command_is_dead(
     layout: Layout, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    task = offer(layout, "one", 'echo $$ > "$COORDINATOR_ATTEMPT/pid"; exec sleep 60')
+    task = offer(layout, "one", 'echo "$$ $PPID" > "$COORDINATOR_ATTEMPT/pid"; exec sleep 60')
     started.append(start_agent(layout))
-    pid = int(task.wait_for("pid"))
+    pid, warden = map(int, task.wait_for("pid").split())
+    os.kill(warden, signal.SIGSTOP)
     started[0].kill()
     started[0].wait()
     assert task.held()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not task.held())
+    assert not gone(pid)
+    os.kill(warden, signal.SIGCONT)
+    wait_until(lambda: not task.held(), 5)
+    assert gone(pid)
     assert task.result is None
     assert task.record.state == "held"
     assert read_muster(layout) == {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.domain.errors import ToolFailed
 from coordinator.fleet.workspace import Workspaces
 from coordinator.kit import lock
 from coordinator.kit.git import Git
@@ -233,3 +235,25 @@ async def test_fifty_trees_at_once(layout: Layout, spaces: Workspaces, kit: Git,
     assert len(rescued) == 50
     assert [show(layout, f"{rescue_ref(name, 1)}:work") for name in names[::10]] == names[::10]
     assert await kit.refs("refs/coordinator/base") == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "later"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (ToolFailed("git write-tree failed with 128: fatal: write error: No space left on device"), True),
+        (ToolFailed("git write-tree failed with 128: fatal: unable to read tree"), False),
+        (OSError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+async def test_a_full_disk_says_nothing_about_the_attempt(
+    layout: Layout, kit: Git, base: str, monkeypatch: pytest.MonkeyPatch, error: Exception, later: bool
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise error
+
+    spaces = Workspaces(kit, layout)
+    layout.worktree("a", 1).mkdir()
+    monkeypatch.setattr(kit, "import_commits", full)
+    found = await spaces.collect("a", 1, base, agent="x")
+    assert (found.later, found.complete, found.candidate_commit) == (later, False, None)

@@ -16,7 +16,7 @@ TOOLS = Path(os.environ.get("COORDINATOR_TOOLS", TOP / ".tools"))
 
 def path_with(name: str) -> str:
     """A ``PATH`` on which ``name`` is the real one; skips the test when it is not there."""
-    search = os.pathsep.join((str(TOOLS / "node_modules" / ".bin"), os.environ["PATH"]))
+    search = os.pathsep.join((str(TOOLS / "node_modules" / ".bin"), os.environ["PATH"], str(TOOLS / "node" / "bin")))
     if shutil.which(name, path=search) is None:
         try:
             reason = f"{CANNOT}scripts/agent-clis could not install {name}: {(TOOLS / f'{name}.missing').read_text()}"

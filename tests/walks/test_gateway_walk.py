@@ -152,4 +152,5 @@ def _call(environment: dict[str, str]) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with pytest.raises(urllib.error.HTTPError) as refused:
         opener.open(request, timeout=10)
-    return str(refused.value)
+    with refused.value as answer:
+        return str(answer)

@@ -68,17 +68,26 @@ def test_killed_after(house: House, step: str) -> None:
     _check(house)
 
 
-def test_checks_of_a_killed_daemon_do_not_run_on(house: House) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="cannot run here: only Linux lets us adopt orphans")
+@pytest.mark.parametrize("warden_too", [False, True])
+def test_checks_of_a_killed_daemon_do_not_run_on(house: House, warden_too: bool) -> None:
+    """Their warden ends them at once; when it was killed as well, the next daemon finds them."""
     pid_file = house.top.parent / "gate-pid"
     settings = house.top / "coordinator.toml"
-    slow = f"echo $$ > {pid_file}; [ -e {pid_file}.go ] || setsid sleep 1000"
+    slow = f"echo $$ $PPID > {pid_file}; [ -e {pid_file}.go ] || setsid sleep 1000"
     settings.write_text(settings.read_text().replace("python3 -m unittest -q", slow))
     house.task("one", "echo 1 > one.txt")
     with house.start("run") as daemon:
-        wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), 20)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), 20)
+        pid, warden = map(int, pid_file.read_text().split())
+        if warden_too:
+            daemon.send_signal(signal.SIGSTOP)  # it shall not see the warden's end
+            os.kill(warden, signal.SIGKILL)
         daemon.kill()
-    pid = int(pid_file.read_text())
-    assert process_start(pid) is not None  # it is an orphan now
+    if warden_too:
+        assert process_start(pid) is not None  # it is an orphan now
+    else:
+        wait_until(lambda: process_start(pid) is None, 5)
     Path(f"{pid_file}.go").touch()
     assert house.command("run", "--until-idle").returncode == 0
     assert process_start(pid) is None
