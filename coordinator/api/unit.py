@@ -21,6 +21,8 @@ _WATCHDOG_S: Final = 180
 
 _OPEN: Final = (
     "# Open, because agents need it:",
+    "# - the temporary folders that all share (PrivateTmp) and shared memory (RemoveIPC): systemd removes a private one when",
+    "#   the service ends, under the feet of agents that outlive it;",
     "# - network (PrivateNetwork, IPAddressDeny): the model's provider, package registries;",
     "# - limits and priorities of child processes (@resources): test runners and compilers set them;",
     "# - memory that is writable and executable (MemoryDenyWriteExecute): node, bun, PyPy and other compilers at run time;",
@@ -117,8 +119,7 @@ def _service(order: UnitOrder) -> list[str]:
 
 
 def _hardening(order: UnitOrder) -> list[str]:
-    writable = " ".join(map(_path, (order.repository, *order.writable)))
-    in_tmp = f"{order.repository}/".startswith(("/tmp/", "/var/tmp/"))  # noqa: S108 - only looked at
+    writable = " ".join(map(_path, (order.repository, *order.writable, "/tmp", "/var/tmp")))  # noqa: S108 - all programs do
     return [
         "",
         "# What neither the daemon nor an agent needs.",
@@ -129,7 +130,6 @@ def _hardening(order: UnitOrder) -> list[str]:
         "ProtectSystem=strict",
         "ProtectHome=read-only",
         f"ReadWritePaths={writable}",
-        *(["# PrivateTmp would hide the repository."] if in_tmp else ["PrivateTmp=yes"]),
         "PrivateDevices=yes",
         "ProtectClock=yes",
         "ProtectControlGroups=yes",
@@ -139,7 +139,6 @@ def _hardening(order: UnitOrder) -> list[str]:
         "ProtectKernelTunables=yes",
         "ProtectProc=invisible",
         "LockPersonality=yes",
-        "RemoveIPC=yes" if order.user else "# RemoveIPC is for system units.",
         "RestrictNamespaces=yes",
         "RestrictRealtime=yes",
         "RestrictSUIDSGID=yes",

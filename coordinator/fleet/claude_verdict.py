@@ -54,7 +54,8 @@ class Trouble:
         return f"refused: {told}" + (f" and {more} more" if more > 0 else "") if told else ""
 
     def login(self, said: str) -> Said:
-        """With the remedy; the program's own (``/login``) is for somebody at a keyboard."""
+        """With the remedy in the place of the program's own (``/login``), which is for somebody at a keyboard."""
+        said = _OWN_REMEDY.sub("", said) or "it is not logged in"
         remedy = "set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN (from `claude setup-token`)"
         if self.gateway:
             remedy = "set ANTHROPIC_API_KEY"
@@ -94,6 +95,7 @@ _WORDS: Final = (
     (re.compile(r"no conversation found", re.IGNORECASE), Reason.UNAVAILABLE),
 )
 _BILLING: Final = re.compile(r"credit balance|billing", re.IGNORECASE)
+_OWN_REMEDY: Final = re.compile(r"\s*[·.]?\s*Please run /login\.?", re.IGNORECASE)
 _LOGIN: Final = re.compile(r"not logged in|please run /login|invalid api key", re.IGNORECASE)
 _SOME_SECONDS: Final = re.compile(
     r"(?:retry|again) (?:after|in) (\d{1,7}) ?(s|sec|second|m|min|minute|h|hour)", re.IGNORECASE

@@ -63,7 +63,14 @@ def test_the_limit_of_exposure_can_be_missed(tmp_path: Path) -> None:
 
 def test_what_stays_open_is_explained() -> None:
     text = unit_text(order())
-    for opening in ("PrivateNetwork", "MemoryDenyWriteExecute", "ProcSubset", "ProtectHome", "@resources"):
+    for opening in (
+        "PrivateTmp",
+        "PrivateNetwork",
+        "MemoryDenyWriteExecute",
+        "ProcSubset",
+        "ProtectHome",
+        "@resources",
+    ):
         assert any(line.startswith("# - ") and opening in line for line in text.splitlines())
     assert "WatchdogSec=" in text
     assert "TimeoutStopSec=90\n" in text
@@ -71,9 +78,12 @@ def test_what_stays_open_is_explained() -> None:
     assert "--leave-agents" in unit_text(order(leave_agents=True))
 
 
-def test_a_repository_below_tmp_is_not_hidden() -> None:
-    assert "\nPrivateTmp=yes" in unit_text(order())
-    assert "\nPrivateTmp=yes" not in unit_text(order(repository="/tmp/x"))
+@pytest.mark.parametrize("user", ["", "daemon"])
+def test_nothing_that_systemd_removes_is_used_by_agents_that_outlive_the_service(user: str) -> None:
+    text = unit_text(order(user=user))
+    assert "\nKillMode=process" in text
+    assert not any(line.startswith(("PrivateTmp=", "RemoveIPC=", "RuntimeDirectory=")) for line in text.splitlines())
+    assert " /tmp /var/tmp\n" in text
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
