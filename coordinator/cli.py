@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,15 @@ from coordinator import __version__
 from coordinator.api import client, command, wire
 from coordinator.api.summary import RunSummary, show_summary
 from coordinator.api.verb import Reach, arguments_from
-from coordinator.domain.errors import BadInput, BadRepository, CoordinatorError, DaemonUnreachable, PermanentError
+from coordinator.domain.errors import (
+    BadInput,
+    BadRepository,
+    CoordinatorError,
+    DaemonUnreachable,
+    DamagedLedger,
+    MachineShort,
+    PermanentError,
+)
 from coordinator.domain.problem import Problem
 from coordinator.surface import terminal
 from coordinator.surface.live import LiveView
@@ -29,16 +38,21 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
 
     from coordinator.api.desk import Desk, LiveDaemon, Operations
     from coordinator.api.verb import Reply, Verb
     from coordinator.domain.settings import LogSettings, Settings
     from coordinator.kit.service import Service
 
+_FAULT = 70
+"""EX_SOFTWARE of sysexits.h. Python's own 1 would say that a task failed, which a service manager takes for a good end."""
 _INTERRUPTED = 130
 _MOST_AGENTS = 100
 _NO_OUTPUT = "standard output is closed; there is nowhere to answer to"
 _NO_TEXT = "an argument is no UTF-8 text"
+_SHORT = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
+"""The machine's faults. The others (no right, a read-only disk, a file in the way) a person must mend."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +97,7 @@ def _system_said(error: OSError) -> str:
         errno.ENOSPC: "make room on that disk",
         errno.ENOTDIR: "something that is no folder is in the way; move it",
         errno.EEXIST: "something that is no folder is in the way; move it",
+        errno.EDQUOT: "make room on that disk",
         errno.EROFS: "make it writable, or set [paths] state to a folder that is",
     }
     remedy = remedies.get(error.errno or 0, "`coordinator doctor` looks at what is needed")
@@ -98,11 +113,12 @@ def _verbs() -> tuple[Verb, ...]:
 def _run(parsed: argparse.Namespace, verbs: Mapping[str, Verb]) -> int:
     if parsed.command == "agent":
         return asyncio.run(_agent(command.AgentArguments(**_typed(command.AgentArguments, parsed))))
-    root = repository_top(Path(parsed.directory or "."))
     if parsed.command == "run":
-        return _run_daemon(
-            root, command.RunArguments(**_typed(command.RunArguments, parsed)), as_json=bool(parsed.json)
-        )
+        with _EndOfRun():
+            root = repository_top(Path(parsed.directory or "."))
+            arguments = command.RunArguments(**_typed(command.RunArguments, parsed))
+            return _run_daemon(root, arguments, as_json=bool(parsed.json))
+    root = repository_top(Path(parsed.directory or "."))
     verb = verbs[parsed.command]
     return asyncio.run(_ask(verb, root, command.values_of(verb.arguments, parsed), as_json=bool(parsed.json)))
 
@@ -220,6 +236,45 @@ def _offline(root: Path) -> AbstractAsyncContextManager[Operations]:
 
 
 # -- running -------------------------------------------------------------------------------------------------------
+
+
+class _EndOfRun:
+    """Gives a run that was not meant to end a code by which a service manager starts it again."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt | SystemExit):
+            return
+        if said := _shortage(error):
+            raise MachineShort(said) from error
+        if isinstance(error, CoordinatorError):
+            if error.exit_code == CoordinatorError.exit_code:  # a tool failed, say; no task did and no answer is no
+                error.exit_code = _FAULT
+        elif not isinstance(error, OSError):
+            traceback.print_exception(error)
+            raise SystemExit(_FAULT) from error
+
+
+def _shortage(error: BaseException) -> str:
+    """What the machine is short of, in one sentence; empty when the fault is another."""
+    import sqlite3  # a run has it; other commands start without
+
+    if isinstance(error, DamagedLedger) and error.__cause__ is not None:
+        error = error.__cause__  # a full disk is no reason to move the ledger away
+    if isinstance(error, MemoryError):
+        return _system_said(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    if isinstance(error, OSError) and error.errno in _SHORT:
+        return _system_said(error)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is detail
+    remedies = {
+        sqlite3.SQLITE_BUSY: "end the program that has it open",
+        sqlite3.SQLITE_FULL: "make room on that disk",
+        sqlite3.SQLITE_IOERR: "look whether that disk is full or fails",
+    }
+    return f"the ledger: {error}; {remedies[code]}" if code in remedies else ""
 
 
 def _run_daemon(root: Path, arguments: command.RunArguments, *, as_json: bool) -> int:

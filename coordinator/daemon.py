@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
 from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
-from coordinator.domain.task import TaskState
+from coordinator.domain.task import OWNED, TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
 from coordinator.fleet.directory import make_state, sole_daemon
 from coordinator.fleet.dispatcher import Dispatcher
+from coordinator.fleet.driver import PROVIDER_VARIABLES
 from coordinator.fleet.gate import Gate
 from coordinator.fleet.intake import Intake
 from coordinator.fleet.lander import Lander
@@ -90,10 +91,10 @@ class Daemon:
         self.gateway = self._make_gateway()
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
-        fleet = settings.fleet
-        self.pool = AgentPool(layout, self.bus, self.clock, idle_exit_s=fleet.idle_exit_s, ramp_s=fleet.ramp_s)
+        self.pool = self._make_pool()
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
         self.lander = self._make_lander()
+        self.settling = self._make_settling()
         self.steward = self._make_steward()
         tasks = layout.repository / settings.paths.tasks
         self.spool = Spool(
@@ -122,6 +123,11 @@ class Daemon:
         state, settings = self.layout.state, self.settings.gateway
         return Gateway(state, settings, os.environ, self.bus, self.clock, is_live=self._may_call_models)
 
+    def _make_pool(self) -> AgentPool:
+        fleet, hidden = self.settings.fleet, PROVIDER_VARIABLES if self.gateway.on else ()
+        idle_s, ramp_s = fleet.idle_exit_s, fleet.ramp_s
+        return AgentPool(self.layout, self.bus, self.clock, hidden=hidden, idle_exit_s=idle_s, ramp_s=ramp_s)
+
     def _make_lander(self) -> Lander:
         return Lander(
             self.git,
@@ -134,6 +140,10 @@ class Daemon:
             superseded=lambda candidate: self.steward.superseded(candidate),  # noqa: PLW0108
             role_paths=self.intake.role_paths,
         )
+
+    def _make_settling(self) -> Settling:
+        settings, intake, ledger = self.settings, self.intake, self.ledger
+        return Settling(bus=self.bus, clock=self.clock, intake=intake, ledger=ledger, settings=settings)
 
     def _make_steward(self) -> Steward:
         fleet = self.settings.fleet
@@ -160,9 +170,7 @@ class Daemon:
             ledger=self.ledger,
             pool=self.pool,
             settings=self.settings,
-            settling=Settling(
-                bus=self.bus, clock=self.clock, intake=self.intake, ledger=self.ledger, settings=self.settings
-            ),
+            settling=self.settling,
             vigil=Vigil(self.clock, self.bus, heartbeat_s=fleet.heartbeat_s, access=self.gateway),
         )
 
@@ -181,6 +189,7 @@ class Daemon:
             intake=self.intake,
             layout=self.layout,
             ledger=self.ledger,
+            settling=self.settling,
             target=self.settings.land.target,
             workspaces=self.workspaces,
         )
@@ -230,6 +239,11 @@ class Daemon:
     def turned_s(self) -> float:
         return self.clock.monotonic() - self.steward.turned_at
 
+    def revoke_keys(self) -> None:
+        """All agents are to be stopped now: none of them shall spend while it dies."""
+        for entry in self.ledger.in_state(*OWNED):
+            self.gateway.revoke(entry.task.id, entry.generation)
+
     # -- what is done now and then ------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
@@ -256,7 +270,7 @@ class Daemon:
     async def sweep(self) -> None:
         """Rescue and remove what ended attempts left behind; keep journal and baselines bounded."""
         active = {(entry.task.id, entry.generation) for entry in self.ledger.in_state(*_KEPT)}
-        await self.workspaces.sweep(active)
+        await self.workspaces.sweep(active, {entry.task.id: entry.generation for entry in self.ledger.entries()})
         self.store.execute("journal_trim", keep=_JOURNAL_KEEP)
         self.store.execute("baselines_trim")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from dataclasses import replace
@@ -19,7 +20,7 @@ from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloadin
 from coordinator.domain.problem import Problem
 from coordinator.domain.task import TaskState
 from coordinator.fleet.directory import make_state, own_scratch, sole_daemon
-from coordinator.kit import files, git
+from coordinator.kit import files, git, process
 from coordinator.kit.clock import SystemClock
 from coordinator.sdk.layout import Layout
 
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
 
     from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
+    from coordinator.kit.lock import HeldLock
     from coordinator.kit.service import Service
+
+_log = logging.getLogger(__name__)
 
 _FOLLOW_S = 30.0
 _IDLE_LOOK_S = 5.0
+_PLACE_LOOK_S = 2.0
+_TEMPFAIL = 75
+"""EX_TEMPFAIL of sysexits.h: start it again, it may well work."""
 _RETENTION_LOOK_S = 60.0
 """The first a minute after the start, when the rush is over; then it looks whether the disk is short or a day has passed."""
 _SWEEP_S = 600.0
@@ -43,13 +50,15 @@ _BROKEN_PATIENCE = 2.0
 class Life:
     """The result is an exit code."""
 
-    def __init__(self, daemon: Daemon, began: float) -> None:
+    def __init__(self, daemon: Daemon, began: float, held: HeldLock) -> None:
         self._daemon = daemon
+        self._held = held
         self._began = began
         self._wanted: asyncio.Event = asyncio.Event()
         self._now: asyncio.Event = asyncio.Event()
         self._reason = ""
         self._interrupted = False
+        self._lost = False
         self._reload = False
         self.successor: Settings | None = None
         """The settings of the next life, when this one ended for a reload."""
@@ -93,6 +102,7 @@ class Life:
     def _start_services(self) -> None:
         daemon = self._daemon
         daemon.ticks.every("follow-target", _FOLLOW_S, daemon.follow)
+        daemon.ticks.every("place", _PLACE_LOOK_S, self._look_at_place)
         daemon.ticks.every("idle", _IDLE_LOOK_S, daemon.notice_idleness)
         daemon.ticks.every("retention", _RETENTION_LOOK_S, daemon.retention.look_again)
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
@@ -111,6 +121,16 @@ class Life:
         for service in services:
             daemon.supervisor.start(service)
         daemon.ticks.run_soon("sweep")
+
+    async def _look_at_place(self) -> None:
+        """Whoever removes the state folder (``git clean -fdx``) lets a second daemon in: this one has to go, at once."""
+        if not self._held.is_in_place() and not self._now.is_set():
+            self._reason = (
+                f"{self._daemon.layout.state} was removed while the daemon ran; all that was at work is stopped"
+            )
+            self._lost = True
+            self._wanted.set()
+            self._now.set()
 
     def _announce(self, adopted: int) -> None:
         daemon = self._daemon
@@ -175,7 +195,19 @@ class Life:
         patience = daemon.settings.gate.retry_s * _BROKEN_PATIENCE
         return not entries and daemon.lander.broken_s() > patience
 
+    async def _abandon(self) -> int:
+        """The folder is gone, and with it all that agents' work would be recorded by."""
+        daemon = self._daemon
+        daemon.bus.publish(DaemonStopped(reason=self._reason))
+        try:
+            await daemon.pool.stop_now()
+        except OSError as error:
+            _log.warning("not all agents could be stopped: %s", error, extra={"action": "abandon_failed"})
+        return _TEMPFAIL
+
     async def _drain(self) -> int:
+        if self._lost:
+            return await self._abandon()
         daemon = self._daemon
         daemon.steward.drain()
         running = daemon.steward.at_work()
@@ -191,6 +223,7 @@ class Life:
         if not self._now.is_set():
             await self._until_now(daemon.pool.drain())
         if self._now.is_set():
+            daemon.revoke_keys()
             await daemon.pool.stop_now()
         if alarm is not None:
             alarm.cancel()
@@ -247,12 +280,14 @@ async def run(
     settings = settings_of(facts.top, options)
     layout = Layout(facts.top, facts.top / settings.paths.state)
     make_state(layout)
-    with sole_daemon(layout), own_scratch(layout):
+    with sole_daemon(layout) as held, own_scratch(layout):
         while True:
             daemon = Daemon(layout, settings, facts, options)
             if tap is not None:
                 daemon.bus.tap(tap)
-            life = Life(daemon, began)
+            life = Life(daemon, began, held)
+            if daemon.gateway.on:
+                process.hide()  # it has the provider's key
             try:
                 code = await life.serve(screens(daemon))
             finally:

@@ -30,6 +30,8 @@ exit codes:
   3    another daemon holds this directory
   4    no daemon answers and this command needs one
   5    the gate is broken: a check could not run, nothing lands
+  70   `run` ended by a fault that nobody foresaw; start it again
+  75   `run` ended as the machine is short of something; start it again later
   130  interrupted (Ctrl-C)
 
 environment:

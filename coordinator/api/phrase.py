@@ -185,6 +185,14 @@ def _noticed(event: happened.Noticed) -> Phrase:
     return Phrase(event.subject, event.message, logging.WARNING, WARN)
 
 
+def _role_mended(event: happened.RoleMended) -> Phrase:
+    return Phrase("role", f"role {event.role} works again", logging.INFO, GOOD)
+
+
+def _role_paused(event: happened.RolePaused) -> Phrase:
+    return Phrase("role", event.reason, logging.WARNING, WARN)
+
+
 def _request_served(event: happened.RequestServed) -> Phrase:
     said = f"{event.ending} ({event.status})" if event.status else event.ending
     text = f"{event.task}/{event.generation} {event.path} {said} in {duration(event.took_s)}"
@@ -260,6 +268,8 @@ _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.Noticed: _noticed,
     happened.ReloadRefused: _reload_refused,
     happened.RequestServed: _request_served,
+    happened.RoleMended: _role_mended,
+    happened.RolePaused: _role_paused,
     happened.ServiceFailed: _service_failed,
     happened.SpaceReclaimed: _reclaimed,
     happened.SpoolRead: _spool,

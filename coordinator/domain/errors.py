@@ -7,7 +7,8 @@
     │   ├── ClaimHeld             somebody works on the task; names the holder
     │   ├── DaemonBusy            another daemon holds this directory; names the holder
     │   ├── DaemonUnreachable     no daemon answers on the local API
-    │   └── GateBroken            the gate could not judge; nothing is charged to the task
+    │   ├── GateBroken            the gate could not judge; nothing is charged to the task
+    │   └── MachineShort          the machine is short of room, files, processes or memory
     └── PermanentError            asking again changes nothing
         ├── BadInput              a list of problems, each with file, line, key and expectation
         ├── BadRepository         not a git repository that we can work on
@@ -105,6 +106,12 @@ class GateBroken(TemporaryError):
     """A check could not run (missing tool, time-out, nothing collected); the line stood when the run ended."""
 
     exit_code = 5
+
+
+class MachineShort(TemporaryError):
+    """The machine is short of something that the daemon needs, or a disk fails; it may be better by itself (EX_TEMPFAIL)."""
+
+    exit_code = 75
 
 
 class StaleGeneration(PermanentError):

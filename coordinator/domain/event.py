@@ -240,6 +240,21 @@ class RequestServed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoleMended(Event):
+    """A probe of a paused role worked: its tasks are started again."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolePaused(Event):
+    """What the agents of a role need is not there, or all of them fail: none is started for a while. ``reason`` is a sentence."""
+
+    reason: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFailed(Event):
     """A background service raised and is restarted after ``after_s`` seconds."""
 

@@ -34,7 +34,8 @@ class FleetSettings:
     """An agent that has said its last word and still runs after this is stopped; what it left is judged all the same. A CLI
     that is asked to end flushes its transcript within 3 s; background work it started may need a little longer."""
     loop_repeats: int = 8
-    """The same call with the same answer this many times in a row is a loop, 3…1000. Polling a build gives other answers."""
+    """The same call (or round of up to four calls) with the same answer this many times in a row is a loop, 3…1000: who tries
+    again for a reason does so two or three times. Less often than every 15 s it is polling, and may be five times as many."""
     quick_death_s: float = 60.0
     """A crash within this time of its start counts for ``crash_loop``."""
     ramp_s: float = 1.0
@@ -163,6 +164,7 @@ OCCASIONS = (
     "fleet_idle",
     "gate_broken",
     "gate_mended",
+    "role_mended",
     "role_paused",
     "task_failed",
     "task_held",

@@ -29,7 +29,8 @@ class Vitals(Record):
     ``progress_at``: its output last grew. ``busy_at``: its processes together last used ``BUSY_CORES`` of a core.
     ``changed_at``: a file of its working tree last changed, as far as that was looked at.
     ``tool`` is in flight while ``doing`` is ``using_tool``, for ``tool_limit_s`` at most (0: it declared no time-out).
-    ``repeats``: how often the newest call (same tool, same input, same answer) was made in a row.
+    ``repeats``: how often the newest call (same tool, same input, same answer), or the same round of a few calls, was made in
+    a row; ``repeating_since`` its second time (0: not told).
     ``memory_bytes`` and ``processes`` are those of the whole tree, ``cpu_s`` what it has used so far.
     """
 
@@ -43,6 +44,7 @@ class Vitals(Record):
     memory_bytes: int = 0
     processes: int = 0
     progress_at: float = 0.0
+    repeating_since: float = 0.0
     repeats: int = 0
     seen_at: float = 0.0
     started_at: float = 0.0

@@ -17,6 +17,7 @@ from typing import Any, Final
 from coordinator.domain.vitals import Doing
 from coordinator.fleet.claude_verdict import LastWord, Trouble, unfinished, verdict
 from coordinator.fleet.driver import Ended, Glimpse, Said
+from coordinator.fleet.repeats import Repeats
 
 _CUT_BYTES: Final = 1024 * 1024
 """A line as long as this may be the beginning of a longer one."""
@@ -61,12 +62,11 @@ class ClaudeReader:
         self._error = ""
         self._in_flight: dict[str, _Call] = {}
         self._last: LastWord | None = None
-        self._mark = b""
         self._message = ""
         self._note = ""
         self._refused: deque[tuple[str, str]] = deque(maxlen=_MOST_REFUSED)
         self._repeated_tool = ""
-        self._repeats = 0
+        self._repeats = Repeats()
         self._reset_at = 0.0
         self._session = ""
         self._tokens = 0
@@ -157,9 +157,8 @@ class ClaudeReader:
         call = self._in_flight.pop(number, None)
         if call is None:
             return
-        mark = _digest(call.mark.hex(), block.get("content"))
-        self._repeats = self._repeats + 1 if mark == self._mark else 1
-        self._mark, self._repeated_tool = mark, call.tool
+        self._repeats.take(_digest(call.mark.hex(), block.get("content")))
+        self._repeated_tool = call.tool
         if call.tool not in _READING and all(refused != number for refused, _ in self._refused):
             self._touched = True
 
@@ -246,7 +245,7 @@ class ClaudeReader:
             cost_usd=self._cost_usd,
             doing=self._doing,
             note=self._note,
-            repeats=self._repeats,
+            repeats=self._repeats.count,
             tool=self._repeated_tool,
             turns=self._turns,
         )

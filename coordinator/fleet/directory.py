@@ -37,8 +37,8 @@ def make_state(layout: Layout) -> None:
 
 
 @contextlib.contextmanager
-def sole_daemon(layout: Layout) -> Iterator[None]:
-    """Hold the directory's daemon lock; raises ``DaemonBusy`` naming the holder."""
+def sole_daemon(layout: Layout) -> Iterator[lock.HeldLock]:
+    """Hold the directory's daemon lock, and give it; raises ``DaemonBusy`` naming the holder."""
     held = _acquire(layout)
     if held is None:
         raise DaemonBusy(f"another daemon works here: {_holder(layout)}; `coordinator status` shows what it does")
@@ -47,7 +47,7 @@ def sole_daemon(layout: Layout) -> Iterator[None]:
         text = json.dumps({"host": host, "pid": pid, "started": started, "api": str(layout.api)})
         os.ftruncate(held.fd, 0)
         os.pwrite(held.fd, text.encode(), 0)
-        yield
+        yield held
 
 
 @contextlib.contextmanager

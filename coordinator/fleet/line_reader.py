@@ -17,6 +17,7 @@ from coordinator.domain.vitals import Doing
 from coordinator.fleet import call_failure
 from coordinator.fleet.driver import Ended, Glimpse, Said, by_exit
 from coordinator.fleet.json_line import digest, screen_line
+from coordinator.fleet.repeats import Repeats
 
 if TYPE_CHECKING:
     from coordinator.fleet.call_failure import CallFailure
@@ -72,10 +73,9 @@ class LineReader(ABC):
         self._doing = Doing.STARTING
         self._failure: CallFailure | None = None
         self._in_flight: dict[str, ToolCall] = {}
-        self._mark = b""
         self._note = ""
         self._repeated_tool = ""
-        self._repeats = 0
+        self._repeats = Repeats()
         self._refused: deque[str] = deque(maxlen=_MOST_REFUSED)
         self._session = ""
         self._text = ""
@@ -118,9 +118,8 @@ class LineReader(ABC):
         if call is None:
             return
         self._touched = self._touched or call.tool not in READING
-        mark = digest(call.mark.hex(), answer)
-        self._repeats = self._repeats + 1 if mark and mark == self._mark else 1
-        self._mark, self._repeated_tool = mark, call.tool
+        self._repeats.take(digest(call.mark.hex(), answer))
+        self._repeated_tool = call.tool
         if not self._in_flight:
             self.think(call.note)
 
@@ -155,7 +154,7 @@ class LineReader(ABC):
             cost_usd=self._cost_usd,
             doing=self._doing,
             note=self._note,
-            repeats=self._repeats,
+            repeats=self._repeats.count,
             tool=self._repeated_tool,
             turns=self._turns,
         )

@@ -25,7 +25,7 @@ from coordinator.kit.spawned import Spawned, exited
 from coordinator.policy.ramp import Ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from coordinator.domain.attempt import ClaimRecord
     from coordinator.fleet.muster import MusterEntry
@@ -82,15 +82,18 @@ class AgentPool:
         bus: Bus,
         clock: Clock,
         *,
+        hidden: Collection[str] = (),
         idle_exit_s: float = 10.0,
         python: str = sys.executable,
         ramp_s: float = 0.0,
     ) -> None:
-        """``ramp_s``: beyond the first two, agent processes are started at least so far apart."""
+        """``hidden`` are variables that no agent process gets. ``ramp_s``: beyond the first two, agent processes are started at
+        least so far apart."""
         self._bus = bus
         self._changed = asyncio.Event()
         self._clock = clock
         self._closed = False
+        self._hidden = frozenset(hidden)
         self._hands: dict[Member, _Hand] = {}
         self._idle_exit_s = idle_exit_s
         self._layout = layout
@@ -270,7 +273,7 @@ class AgentPool:
         try:
             # -P and cwd "/": no file of the user's repository is taken for a module of ours
             command = (self._python, "-P", "-m", "coordinator", "agent", *where, *how)
-            return Spawned.start(command, cwd=Path("/"), env=_environment(), output=(log,))
+            return Spawned.start(command, cwd=Path("/"), env=_environment(self._hidden), output=(log,))
         finally:
             os.close(log)
 
@@ -345,12 +348,14 @@ class AgentPool:
         await asyncio.gather(*(hand.watcher for hand in hands if hand.watcher), return_exceptions=True)
 
 
-def _environment() -> dict[str, str]:
-    """The daemon's own, for role cards may let any of it through; without what would point git at one repository.
+def _environment(hidden: Collection[str]) -> dict[str, str]:
+    """The daemon's own, for role cards may let any of it through; without what would point git at one repository, and
+    without ``hidden``: what a runner has, its agent can read.
 
     A source checkout that is not installed is put on the path, as whoever started the daemon must have done.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    kept = {name: value for name, value in kept.items() if name not in hidden}
     home = Path(coordinator.__file__).resolve().parent.parent
     if home.name not in {"site-packages", "dist-packages"}:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), kept.get("PYTHONPATH", ""))))

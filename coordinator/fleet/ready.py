@@ -112,6 +112,7 @@ class ReadyBoard:
         lock.write_atomic(folder / "order.json", json.dumps(order.to_json(), indent=1).encode())
         lock.write_atomic(folder / "order.env", shell_lines(order).encode())
         entry = {"generation": item.generation, "role": order.role, "task": item.task.id}
+        path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
         lock.write_atomic(path, json.dumps(entry).encode())
 
     def _order(self, item: Dispatch) -> Order:

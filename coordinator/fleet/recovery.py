@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coordinator.fleet.intake import Intake
     from coordinator.fleet.ledger import Ledger, LedgerEntry
     from coordinator.fleet.ready import ReadyBoard
+    from coordinator.fleet.settling import Settling
     from coordinator.fleet.workspace import Workspaces
     from coordinator.kit.git import Git
     from coordinator.sdk.layout import Layout
@@ -40,6 +41,7 @@ class Recovery:
         intake: Intake,
         layout: Layout,
         ledger: Ledger,
+        settling: Settling,
         target: str,
         workspaces: Workspaces,
     ) -> None:
@@ -48,6 +50,7 @@ class Recovery:
         self._intake = intake
         self._layout = layout
         self._ledger = ledger
+        self._settling = settling
         self._target = target
         self._workspaces = workspaces
 
@@ -69,14 +72,8 @@ class Recovery:
         return await self._git.resolve(seen) is not None and await self._git.is_ancestor(seen, tip)
 
     def _complete(self, entry: LedgerEntry, commit: str) -> None:
-        reason = f"found on {self._target} as {commit[:10]}"
-        if entry.state in (TaskState.COMPLETED, TaskState.READY, *OWNED):
-            return  # a newer attempt is under way: it was retried on purpose
-        if entry.state is TaskState.VALIDATING:
-            self._ledger.move(entry.task.id, TaskState.LANDING, reason)
-        elif entry.state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.REJECTED):
-            self._ledger.move(entry.task.id, TaskState.PENDING, reason)
-        self._ledger.move(entry.task.id, TaskState.COMPLETED, reason, commit=commit)
+        if entry.state not in (TaskState.COMPLETED, TaskState.READY, *OWNED):  # else it was retried on purpose
+            self._settling.found(entry, commit, f"found on {self._target} as {commit[:10]}")
 
     def settle_offers(self) -> None:
         """Take back every ready entry that nobody took; those that were claimed are seen in the next turn."""

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.attempt import Ending
-from coordinator.domain.event import Noticed
+from coordinator.domain.event import RoleMended, RolePaused
 from coordinator.domain.vitals import Doing
 from coordinator.policy import breaker
 from coordinator.policy.breaker import Cause, RoleHealth
@@ -110,7 +110,7 @@ class RoleWatch:
             self._probes.pop(role, None)
             self._remember()
         if health.is_open:
-            self._bus.publish(Noticed(subject="role", message=f"role {role} works again"))
+            self._bus.publish(RoleMended(role=role))
 
     def note_vitals(self, role: str, attempt: tuple[str, int], vitals: Vitals) -> None:
         """A probe need not end to prove that models answer again."""
@@ -128,7 +128,7 @@ class RoleWatch:
         extra = {"action": "role_paused", "role": role, "pause_s": after.pause_s}
         if after.is_open and (not before.is_open or after.cause is not before.cause):
             text = f"{after.refusal(role, now)}; tried again with one task in {_spoken(after.until - now)}"
-            self._bus.publish(Noticed(subject="role", message=text))
+            self._bus.publish(RolePaused(role=role, reason=text))
         elif after.until != before.until:
             _log.info("%s", after.refusal(role, now), extra=extra)
 

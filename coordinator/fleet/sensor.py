@@ -68,7 +68,14 @@ class Sensor:
         self._looked_at = now
         self._mark: int | None = None
         self._vitals = Vitals(
-            boot=self._boot, busy_at=now, changed_at=now, doing_since=now, progress_at=now, seen_at=now, started_at=now
+            boot=self._boot,
+            busy_at=now,
+            changed_at=now,
+            doing_since=now,
+            progress_at=now,
+            repeating_since=now,
+            seen_at=now,
+            started_at=now,
         )
 
     def look(self) -> Vitals:
@@ -79,6 +86,7 @@ class Sensor:
         seen = self._reader.glimpse()
         before = self._vitals
         doing = (seen.doing, seen.tool)
+        repeating = seen.repeats > 1 and seen.repeats >= before.repeats
         self._vitals = replace(
             before,
             busy_at=now if self._is_busy(used.cpu_s, now) else before.busy_at,
@@ -89,6 +97,7 @@ class Sensor:
             memory_bytes=self._memory(used.memory_bytes),
             processes=used.processes,
             progress_at=now if progressed else before.progress_at,
+            repeating_since=before.repeating_since if repeating else now,
             repeats=seen.repeats,
             seen_at=now,
             tool=seen.tool,

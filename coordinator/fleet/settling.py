@@ -61,6 +61,30 @@ class Settling:
             self._rearm(entry)
         self._intake.dependencies_changed()
 
+    def found(self, entry: LedgerEntry, commit: str, reason: str) -> None:
+        """Its work is on the target although nobody wrote that down: the daemon died in between, or the ledger was lost."""
+        task_id = entry.task.id
+        with self._ledger.batch():
+            if entry.state is TaskState.VALIDATING:
+                self._ledger.move(task_id, TaskState.LANDING, reason)
+            elif entry.state in (TaskState.FAILED, TaskState.CANCELLED, TaskState.REJECTED):
+                self._ledger.move(task_id, TaskState.PENDING, reason)
+            self._ledger.move(task_id, TaskState.COMPLETED, reason, commit=commit)
+            row = self._ledger.attempt(task_id, entry.generation)
+            if row is None or row.ended_at:
+                return
+            self._close_attempt(task_id, entry.generation, Ending.LANDED, reason)
+            self._bus.publish(
+                TaskLanded(
+                    task=task_id,
+                    generation=entry.generation,
+                    commit=commit,
+                    files=(),
+                    target=self._settings.land.target,
+                    title=entry.task.headline,
+                )
+            )
+
     def refused(self, entry: LedgerEntry, settlement: Settlement) -> None:
         """It was finished, and does not land."""
         told = _told(settlement.feedback or settlement.reason, settlement.candidate.commit)

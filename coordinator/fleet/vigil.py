@@ -190,13 +190,12 @@ class Vigil:
         limits: Thresholds,
         now: float,
     ) -> Observation:
-        signs = {name: getattr(vitals, name) for name in ("progress_at", "busy_at", "changed_at")}
-        if not any(signs.values()):
+        if not (vitals.progress_at or vitals.busy_at or vitals.changed_at):
             return before  # it tells of itself, but not when: that is no evidence of anything
         began = self._began(watch, vitals, now)
         ages = {
-            name: self._age(max(watch.read(name, at, now), began), now)
-            for name, at in (*signs.items(), ("doing_since", vitals.doing_since))
+            name: self._age(max(watch.read(name, getattr(vitals, name), now), began), now)
+            for name in ("busy_at", "changed_at", "doing_since", "progress_at", "repeating_since")
         }
         doing = doing_of(vitals)
         calls, call_age_s, served_age_s = self._in_flight(watch, attempt, doing, now)
@@ -214,6 +213,7 @@ class Vigil:
             heavy_s=self._age(watch.heavy_at, now) if watch.heavy_at is not None else 0.0,
             memory_bytes=vitals.memory_bytes,
             progress_age_s=ages["progress_at"],
+            repeat_age_s=ages["repeating_since"] if vitals.repeating_since > 0 else 0.0,
             repeats=vitals.repeats,
             run_age_s=self._age(began, now),
             served_age_s=served_age_s,

@@ -22,7 +22,7 @@ from coordinator.domain.vitals import Doing
 from coordinator.fleet import driver, drivers, sighting
 from coordinator.fleet.driver import Ended, Said
 from coordinator.fleet.sensor import Sensor
-from coordinator.kit import lock, process, process_table
+from coordinator.kit import lock, process, process_table, webhook
 from coordinator.kit.process_files import open_sink
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ OUTPUT_BYTES: Final = 256 * 1024 * 1024
 
 _NOTES_BYTES: Final = 16 * 1024 * 1024
 """What is noted of an agent's transcript for people; all of it is in the transcript."""
+
+_KEY_S: Final = 1.0
+"""What the gateway gets to take back a key, before the agent is stopped all the same."""
 
 _LOOK_S: Final = 1.0
 _SOON_S: Final = 0.2
@@ -119,6 +122,7 @@ class _Command:
             cwd=self._worktree,
             env=_environment(order, self._launch),
             contained=True,
+            before_stop=self._give_up_key if order.gateway else None,
             errors=self._errors if self._launch.transcript else None,
             exclusive=True,
             limits=process.Limits(
@@ -131,6 +135,11 @@ class _Command:
             pass_fds=(self._claim.lock_fd,),
             stdin=self._launch.stdin if self._launch.stdin is not None else Path(order.brief),
         )
+
+    async def _give_up_key(self) -> None:
+        """First: who takes its time to die spends nothing meanwhile. Without a daemon there is nobody to spend through."""
+        with suppress(OSError, TimeoutError):
+            await webhook.post(f"{self._order.gateway}/end", {}, _KEY_S, key=self._order.key)
 
     def _look(self) -> Said | None:
         """Pass on what is seen; not None: going on is pointless."""

@@ -105,10 +105,11 @@ class Workspaces:
                 _log.warning("working tree of %s/%d kept: %s", task_id, generation, error, extra=extra)
                 return False
 
-    async def sweep(self, active: Collection[tuple[str, int]] = ()) -> None:
+    async def sweep(self, active: Collection[tuple[str, int]] = (), known: Mapping[str, int] | None = None) -> None:
         """Gather and remove what attempts that are over left behind: trees, half removed trees, pins.
 
         ``active`` attempts and those whose claim is held are left alone; a tree that had to be kept is tried once only.
+        ``known`` are the newest generations that were begun, by task: pins of later ones may just have been made.
         """
         for path in await asyncio.to_thread(_children, self._layout.worktrees):
             if path.name.startswith(GONE):
@@ -123,7 +124,7 @@ class Workspaces:
             collected = await self.collect(*key, "", agent="")
             if not await self.dispose(*key, collected):
                 self._kept.add(key)
-        await self._unpin(active)
+        await self._unpin(active, known or {})
 
     def _lock(self, task_id: str, generation: int) -> asyncio.Lock:
         return self._locks.setdefault((task_id, generation), asyncio.Lock())
@@ -135,6 +136,9 @@ class Workspaces:
             return await self._recall(task_id, generation, found)
         if found is None:
             return _nothing(complete=False, note="the commit it started from is not known any more")
+        if worktree.is_symlink() or not worktree.is_dir():
+            note = "the working tree was replaced by something that is no folder; it was not followed"
+            return _nothing(complete=False, note=note)
         imported = await self._git.import_commits(worktree, found)
         snapshot = await self._git.snapshot(
             worktree,
@@ -221,12 +225,19 @@ class Workspaces:
         span = ("rev-list", "--objects", "--quiet", collected.evidence, f"^{base}")
         return (await self._git.run(*span, ok=(0, 128))).code == 0
 
-    async def _unpin(self, active: Collection[tuple[str, int]]) -> None:
-        """Drop pins of attempts that never were; only those seen idle twice, for one may just have been made."""
+    async def _unpin(self, active: Collection[tuple[str, int]], known: Mapping[str, int]) -> None:
+        """Drop pins of attempts that are over; of those that never began only when they were seen idle twice."""
         wanted = {base_ref(task_id, generation) for task_id, generation in (*active, *self._kept)}
         idle = set(await self._git.refs("refs/coordinator/base")) - wanted
-        await self._git.update_refs([(ref, "") for ref in sorted(idle & self._unpinned)])
+        newest = {base_ref(task_id, generation).rpartition("/")[0]: generation for task_id, generation in known.items()}
+        over = {ref for ref in idle if _generation_of(ref) <= newest.get(ref.rpartition("/")[0], 0)}
+        await self._git.update_refs([(ref, "") for ref in sorted(over | (idle & self._unpinned))])
         self._unpinned = idle
+
+
+def _generation_of(ref: str) -> int:
+    number = ref.rpartition("/")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _nothing(*, complete: bool, note: str, commit: str | None = None, later: bool = False) -> Collected:
@@ -242,7 +253,8 @@ def _is_short(error: Exception) -> bool:
     """Whether the machine was short of something: by its number, or in the words that git passes on."""
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
         return True
-    return any(os.strerror(number) in str(error) for number in _SHORTAGES)
+    said = str(error)
+    return any(os.strerror(number) in said for number in _SHORTAGES) or "Out of diskspace" in said
 
 
 def _slug(name: str) -> str:

@@ -155,7 +155,16 @@ class Gateway:
             return
         client = HttpClient()
         keys = ClaimKeys(self._place.secret)
-        relay = Relay(keys, self._calls, self._upstreams, client, self._bus, self._clock, is_live=self._is_live)
+        relay = Relay(
+            keys,
+            self._calls,
+            self._upstreams,
+            client,
+            self._bus,
+            self._clock,
+            is_live=self._is_live,
+            revoke=self.revoke,
+        )
         server = HttpServer(relay.serve)
         try:
             await client.open()

@@ -35,6 +35,9 @@ HELD_BYTES: Final = 512 * 1024 * 1024
 CALLS_PER_CLAIM: Final = 64
 """Calls of one claim at one time. An agent with ten subagents makes a dozen."""
 
+END: Final = "/end"
+"""Below an attempt's address: its own key is to be good for nothing any more."""
+
 _LOCAL: Final = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 """A browser that was led here under another name (DNS rebinding) says that name."""
 
@@ -52,6 +55,7 @@ class Relay:
         clock: Clock,
         *,
         is_live: Callable[[str, int], bool],
+        revoke: Callable[[str, int], None],
     ) -> None:
         self._keys = keys
         self._calls = calls
@@ -60,6 +64,7 @@ class Relay:
         self._bus = bus
         self._clock = clock
         self._is_live = is_live
+        self._revoke = revoke
         self._held_bytes = 0
         self._trouble: dict[str, tuple[str, float]] = {}
 
@@ -67,6 +72,10 @@ class Relay:
         """Raises ``ConnectionError`` and ``CancelledError`` when the caller has hung up."""
         try:
             claim, rest = self._admit(caller)
+            if rest == END and caller.method == "POST":
+                self._revoke(*claim)  # who has the key may give it up; its agent process does before it stops the agent
+                await caller.start(204, "No Content", ())
+                return
             upstream, url = self._upstreams.way(
                 caller.method, rest, openai=not caller.header("anthropic-version") and not self._upstreams.openai.fault
             )

@@ -30,6 +30,7 @@ _FIELD_BYTES: Final = 64 * 1024
 _LINE_BYTES: Final = 16 * 1024
 _LAST_WORDS_S: Final = 0.5
 """Time that handlers have to end, once they were told to, before their connections are closed."""
+_AT_ONCE_S: Final = 0.25
 _STALE: Final = 3
 """Kept connections that may turn out to have been closed by the other end, before that counts as not reached."""
 
@@ -206,13 +207,14 @@ class HttpClient:
             response.close()  # a connection whose answer was read to its end has gone back to the pool before
 
     async def _ask(self, method: str, url: str, headers: Headers, body: bytes) -> ClientResponse:
-        """A kept connection that the other end closed meanwhile is no fault of anybody's: the next one is tried."""
+        """A kept connection that the other end closed meanwhile is no fault of anybody's: the next one is tried. It shows at
+        once; what breaks off later may have been worked on, and paid for, and is not sent again."""
         import aiohttp
 
         assert self._session is not None  # open
         stale = 0
         while True:
-            seen = SimpleNamespace(reused=False)
+            seen, began = SimpleNamespace(reused=False), asyncio.get_running_loop().time()
             try:
                 return await self._session.request(
                     method,
@@ -226,7 +228,8 @@ class HttpClient:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 stale += 1
                 gone = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-                if not (gone and seen.reused and stale <= _STALE):
+                at_once = asyncio.get_running_loop().time() - began < _AT_ONCE_S
+                if not (gone and at_once and seen.reused and stale <= _STALE):
                     raise NotReached(_why(error)) from error
 
 

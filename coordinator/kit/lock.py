@@ -49,6 +49,14 @@ class HeldLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def is_in_place(self) -> bool:
+        """Whether the file at ``path`` still is the one that is locked: one that was removed locks nobody out."""
+        try:
+            there, ours = self.path.lstat(), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
     def release(self) -> None:
         """Let go; safe to call twice."""
         fd, self.fd = self.fd, -1

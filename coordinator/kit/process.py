@@ -24,10 +24,12 @@ from coordinator.kit.process_table import Member, Usage
 from coordinator.kit.spawned import CONTAINABLE, Spawned, WardedProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from coordinator.kit.spawned import ProgramEnd
+
+    BeforeStop = Callable[[], Awaitable[None]]
 
 _T = TypeVar("_T")
 
@@ -91,16 +93,17 @@ async def run(
     errors: Path | None = None,
     stdin: Path | bytes | None = None,
     pass_fds: Sequence[int] = (),
+    before_stop: BeforeStop | None = None,
     contained: bool = False,
     exclusive: bool = False,
 ) -> Exit:
     """Run ``argv`` to its end; stdout and stderr are appended to ``output``, or stderr to ``errors``. A cancel ends the whole
-    tree first; a second one cuts the grace short.
+    tree first; a second one cuts the grace short. ``env`` is the whole environment (plus ``LINEAGE``).
 
-    ``env`` is the whole environment (plus ``LINEAGE``). ``contained``: a warden stands between (15 ms, 5 MB), whom no
-    descendant escapes whatever it did to hide, and who ends them when we are killed; Linux only. ``exclusive``: this process
-    runs nothing else meanwhile, so every new descendant of it (see ``adopt_orphans``) belongs to the program.
-    Never raises for what the program or its files are like: that is ``spawn_error``.
+    ``contained``: a warden stands between (15 ms, 5 MB), whom no descendant escapes whatever it did to hide, and who ends
+    them when we are killed; Linux only. ``exclusive``: this process runs nothing else meanwhile, so every new descendant of
+    it (see ``adopt_orphans``) belongs to the program. ``before_stop`` comes before the SIGTERM of one that does not end by
+    itself. Never raises for what the program or its files are like: that is ``spawn_error``.
     """
     began, mark = asyncio.get_running_loop().time(), secrets.token_hex(8)
     others = _descendants() if exclusive else None
@@ -109,14 +112,13 @@ async def run(
         try:
             sinks = tuple(open_sink(stack, place) for place in (output, errors) if place is not None)
             room = Room(sinks, limits.output_bytes)
-            marked = {**env, LINEAGE: _lineage(mark)}
-            source = open_source(stack, stdin)
+            source, marked = open_source(stack, stdin), {**env, LINEAGE: _lineage(mark)}
             spawned = kind.start(argv, cwd=cwd, env=marked, output=sinks, stdin=source, pass_fds=pass_fds)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             return Exit(spawn_error=_unstarted(argv, error))
         kin = Kin(spawned.member, lineage=mark, others=others, spare_root=spawned.warded)
         scales = _Scales(spawned, limits.memory_bytes, exclusive=exclusive)
-        cause, end = await _attend(spawned, kin, limits, room, scales)
+        cause, end = await _attend(spawned, kin, limits, room, scales, before_stop)
         over = room.cut()
     took_s = asyncio.get_running_loop().time() - began
     ended = Exit(clean=end.clean, leftover=kin.ended, output_exceeded=over, took_s=took_s)
@@ -162,7 +164,14 @@ def _weight(top: int, *, itself: bool) -> int:
     return process_table.usage_below(top, itself=itself).memory_bytes
 
 
-async def _attend(spawned: Spawned, kin: Kin, limits: Limits, room: Room, scales: _Scales) -> tuple[_Cause, ProgramEnd]:
+async def _attend(
+    spawned: Spawned,
+    kin: Kin,
+    limits: Limits,
+    room: Room,
+    scales: _Scales,
+    before_stop: BeforeStop | None,
+) -> tuple[_Cause, ProgramEnd]:
     """Wait for an end and leave nobody behind, whatever is raised meanwhile. Reaped last: until then its session is its
     own for certain."""
     grace_s = limits.grace_s
@@ -171,17 +180,20 @@ async def _attend(spawned: Spawned, kin: Kin, limits: Limits, room: Room, scales
         if cause is _Cause.MEMORY:
             grace_s = 0.0  # what it is given, it takes
         if cause is _Cause.ENDED:
+            before_stop = None
             grace_s = min(grace_s, _LEFTOVER_GRACE_S)
     finally:
         try:
-            end = await _to_the_end(_conclude(spawned, kin, grace_s), kin)
+            end = await _to_the_end(_conclude(spawned, kin, grace_s, before_stop), kin)
         except BaseException:
             spawned.reap()  # reaped already, unless the loop was torn down
             raise
     return cause, end
 
 
-async def _conclude(spawned: Spawned, kin: Kin, grace_s: float) -> ProgramEnd:
+async def _conclude(spawned: Spawned, kin: Kin, grace_s: float, before_stop: BeforeStop | None) -> ProgramEnd:
+    if before_stop is not None:
+        await before_stop()
     return await spawned.conclude(clean=await kin.stop(grace_s))
 
 
@@ -248,6 +260,15 @@ async def stop_tagged(tag: str, grace_s: float) -> bool:
     """End every process with the entry ``tag`` (``NAME=value``) in its environment: orphans of an earlier run of ours."""
     kin = Kin(None, tag=tag)
     return await _to_the_end(kin.stop(grace_s), kin)
+
+
+def hide() -> None:
+    """From now on no other process of this user can read our memory or environment, root excepted. Linux only."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_dumpable = 4
+        ctypes.CDLL(None).prctl(set_dumpable, 0, 0, 0, 0)
 
 
 def adopt_orphans() -> bool:

@@ -53,7 +53,7 @@ class RoleHealth:
 
     @property
     def is_hopeless(self) -> bool:
-        return self.is_open and self.probes >= HOPELESS_PROBES
+        return self.is_open and (self.cause is Cause.LOGIN or self.probes >= HOPELESS_PROBES)
 
     def refusal(self, role: str, now: float) -> str:
         """Why no task of the role may be started at ``now``; empty: it may (one only, while open)."""

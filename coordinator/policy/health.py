@@ -32,6 +32,13 @@ TOOL_SLACK_S: Final = 15.0
 OVERSPENT: Final = 1.1
 """Share of the budget from which on it is enforced from outside: a CLI notices its budget after the call that broke it."""
 
+POLL_S: Final = 15.0
+"""Who makes the same call less often than this, on average, waits for something (a build, a job of CI): a loop does not wait,
+its calls come as fast as the model answers, every 2 to 10 s."""
+
+POLLS: Final = 5
+"""So many times ``loop_repeats`` polls are a loop, too: with the usual 8, and one every 15 s, ten minutes without any news."""
+
 QUIET_SHARE: Final = 0.5
 """A silence is worth telling when this share of the patience with it is used up."""
 
@@ -74,7 +81,8 @@ class Observation:
     ``tool_limit_s``: the time-out that the tool in flight declared (0: none). ``calls``: model calls in flight, the oldest for
     ``call_age_s``, and ``served_age_s`` since one was last in flight; None: no gateway tells. ``progress_age_s``,
     ``busy_age_s`` and ``changed_age_s``: since its output grew, its processes were busy, a file of its tree changed.
-    ``heavy_s``: for how long it has had more memory than it may.
+    ``heavy_s``: for how long it has had more memory than it may. ``repeat_age_s``: since the second of its ``repeats`` (0: not
+    known).
     """
 
     beat_age_s: float
@@ -89,6 +97,7 @@ class Observation:
     heavy_s: float = 0.0
     memory_bytes: int = 0
     progress_age_s: float = 0.0
+    repeat_age_s: float = 0.0
     repeats: int = 0
     run_age_s: float
     served_age_s: float = math.inf
@@ -211,10 +220,11 @@ def _finished(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
 
 
 def _excessive(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
-    if seen.repeats >= limits.loop_repeats:
+    polls = _is_polling(seen)
+    if seen.repeats >= limits.loop_repeats * (POLLS if polls else 1):
         what = f"the same call of {seen.tool}" if seen.tool else "the same call"
-        limit = f"[fleet] loop_repeats = {limits.loop_repeats}"
-        reason = f"{what} with the same answer {seen.repeats} times in a row ({limit})"
+        limit = f"[fleet] loop_repeats = {limits.loop_repeats}{f', {POLLS} times as many for polling' if polls else ''}"
+        reason = f"{what} with the same answer {seen.repeats} times in a row, alone or in turn with others ({limit})"
         return _condemned(HealthState.LOOPING, Ending.LOOPING, reason)
     if limits.memory_bytes and seen.heavy_s > limits.grace_s + OVERDUE_S:
         had, may = f"{seen.memory_bytes / 2**20:.0f} MiB", f"{limits.memory_bytes / 2**20:.0f} MiB (memory_bytes)"
@@ -224,6 +234,11 @@ def _excessive(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
         reason = f"it has cost {seen.cost_usd:.2f} USD of {limits.budget_usd:.2f} USD (budget_usd)"
         return _condemned(HealthState.OVER_BUDGET, Ending.OVER_BUDGET, reason)
     return None
+
+
+def _is_polling(seen: Observation) -> bool:
+    """From the second repeat to the newest there is one pause fewer than between all of them."""
+    return seen.repeats > 2 and seen.repeat_age_s > POLL_S * (seen.repeats - 2)
 
 
 def _in_flight(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:

@@ -34,7 +34,9 @@ def occasion(event: Event) -> str:
             return "gate_broken"
         case happened.GateMended():
             return "gate_mended"
-        case happened.Noticed(subject="role"):
+        case happened.RoleMended():
+            return "role_mended"
+        case happened.RolePaused():
             return "role_paused"
         case happened.TaskChanged(new=TaskState.FAILED):
             return "task_failed"

@@ -130,6 +130,73 @@ def test_a_damaged_state_folder_is_one_sentence_with_a_remedy(top: Path, damage:
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
+PLANTED = """
+import errno, resource, sqlite3, sys
+from coordinator import cli, life
+from coordinator.domain.errors import ToolFailed
+from coordinator.kit import store
+async def recover(daemon):
+    {fault}
+life.Daemon.recover = recover
+sys.exit(cli.main([*sys.argv[1:], "run", "--until-idle"]))
+"""
+DISK_FULL = """
+    connection = sqlite3.connect(":memory:")
+    connection.execute("PRAGMA max_page_count = 1")
+    connection.execute("CREATE TABLE t (x)")
+"""
+
+
+def committed(top: Path) -> Path:
+    git = ["git", "-C", str(top), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    return top
+
+
+def planted(top: Path, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", program, *words]
+    return subprocess.run(argv, cwd=top, env=HERE, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("raise RuntimeError('odd')", 70, "RuntimeError: odd"),
+        ("raise sqlite3.OperationalError('no such table: t')", 70, "OperationalError: no such table"),
+        ("raise ToolFailed('git gc: exit code 128')", 70, "coordinator: git gc"),
+        ("raise OSError(errno.ENOSPC, 'No space left on device', '/x')", 75, "coordinator: /x: No space left"),
+        ("raise OSError(errno.EMFILE, 'Too many open files')", 75, "coordinator: Too many open files"),
+        ("raise MemoryError", 75, "coordinator: Cannot allocate memory"),
+        (DISK_FULL, 75, "coordinator: the ledger: database or disk is full; make room"),
+        ("raise OSError(errno.EACCES, 'Permission denied', '/x')", 2, "coordinator: /x: Permission denied"),
+        ("raise OSError(errno.EROFS, 'Read-only file system', '/x')", 2, "coordinator: /x: Read-only"),
+    ],
+    ids=["bug", "bug-in-sql", "tool", "room", "files", "memory", "sqlite-full", "right", "read-only"],
+)
+def test_a_run_that_dies_says_by_its_code_whether_to_start_it_again(
+    top: Path, fault: str, code: int, said: str
+) -> None:
+    done = planted(committed(top), PLANTED.format(fault=fault))
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert ("Traceback" in done.stderr) == (code == 70 and "ToolFailed" not in fault)
+
+
+def test_a_ledger_that_the_disk_has_no_room_for_is_not_called_damaged(top: Path) -> None:
+    program = PLANTED.format(fault="pass").replace(
+        "async def", f"def _full(_):{DISK_FULL}store.Store._migrate = _full\nasync def", 1
+    )
+    done = planted(committed(top), program, "--json")
+    error = json.loads(done.stdout.splitlines()[-1])["error"]
+    assert (done.returncode, error["type"], error["exit_code"]) == (75, "MachineShort", 75)
+    assert "move it away" not in error["message"]
+
+
+def test_a_process_without_files_left_is_the_machines_fault(top: Path) -> None:
+    fault = "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); open('/dev/null')"
+    done = planted(committed(top), PLANTED.format(fault=fault))
+    assert (done.returncode, "Too many open files" in done.stderr) == (75, True), done.stderr
+
+
 def test_arguments_that_are_no_text_and_a_closed_output(top: Path) -> None:
     argv = [sys.executable, "-m", "coordinator", "explain", b"\xff"]
     done = subprocess.run(argv, cwd=top, env=HERE, capture_output=True, timeout=30, check=False)

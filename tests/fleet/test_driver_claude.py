@@ -15,6 +15,7 @@ from coordinator.domain.vitals import Doing, Vitals
 from coordinator.fleet import cards, drivers, work
 from coordinator.fleet.claude_reader import ClaudeReader
 from coordinator.fleet.driver import PROVIDER_VARIABLES, Ended
+from coordinator.fleet.repeats import LONGEST_ROUND, Repeats
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -248,6 +249,50 @@ def test_the_same_call_with_the_same_answer_is_counted() -> None:
         repeats.append(reader.glimpse().repeats)
     assert repeats == [1, 2, 1, 2, 3, 1]
     assert reader.glimpse().tool == "Bash"
+
+
+@pytest.mark.parametrize(
+    ("commands", "counted"),
+    [
+        ("edit test " * 8, 8),
+        ("edit test undo test " * 8, 8),
+        ("edit test undo test " * 7 + "edit test undo", 7),
+        ("a b c d " * 3 + "e", 1),
+        ("a b c d e f g h", 1),
+    ],
+)
+def test_a_round_of_calls_with_the_same_answers_is_counted(commands: str, counted: int) -> None:
+    reader = fresh()
+    for number, command in enumerate(commands.split()):
+        feed(reader, call(f"{number}", "Bash", command=command), answer(f"{number}", f"{command} failed"))
+    assert reader.glimpse().repeats == counted
+
+
+def _counted_anew(marks: list[bytes]) -> int:
+    """The same, by its definition: the most copies of a round that the marks end with."""
+    most = 1
+    for length in range(1, LONGEST_ROUND + 1):
+        copies = 1
+        while marks[-length:] * (copies + 1) == marks[-length * (copies + 1) :] and b"" not in marks[-length:]:
+            copies += 1
+        most = max(most, copies)
+    return most
+
+
+@given(marks=st.lists(st.sampled_from([b"", b"a", b"b"]), min_size=1, max_size=40))
+def test_rounds_are_counted_as_they_are_defined(marks: list[bytes]) -> None:
+    repeats = Repeats()
+    for mark in marks:
+        repeats.take(mark)
+    assert repeats.count == _counted_anew(marks)
+
+
+@given(marks=st.lists(st.binary(min_size=1, max_size=2), max_size=40, unique=True))
+def test_what_differs_is_no_round(marks: list[bytes]) -> None:
+    repeats = Repeats()
+    for mark in marks:
+        repeats.take(mark)
+        assert repeats.count == 1
 
 
 # -- lines that are none -------------------------------------------------------------------------------------------

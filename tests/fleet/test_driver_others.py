@@ -213,6 +213,9 @@ def test_equal_calls_with_equal_answers_are_counted() -> None:
     calls = [shell(what, number) for number in range(3) for what in ("started", "completed")]
     assert read("codex", TURN, *calls).glimpse().repeats == 3
     assert read("codex", TURN, *calls, shell("completed", 4, output="b.txt")).glimpse().repeats == 1
+    rounds = [shell("completed", number, output=f"{number % 4}.txt") for number in range(12)]
+    assert read("codex", TURN, *rounds).glimpse().repeats == 3
+    assert read("codex", TURN, *rounds[:4]).glimpse().repeats == 1
 
 
 @pytest.mark.parametrize(

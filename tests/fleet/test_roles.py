@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.domain.attempt import Ending
-from coordinator.domain.event import Noticed
+from coordinator.domain.event import Published, RoleMended, RolePaused
 from coordinator.domain.vitals import Doing, Vitals
 from coordinator.fleet.ledger import Ledger
 from coordinator.fleet.roles import FACT, RoleWatch
@@ -53,9 +53,16 @@ class House:
     def start(self) -> None:
         """A daemon, or the next one."""
         bus = Bus(self.clock)
-        bus.tap(lambda published: isinstance(published.event, Noticed) and self.told.append(published.event.message))
+        bus.tap(self._hear)
         self.ledger = Ledger(self.store, bus, self.clock)
         self.watch = RoleWatch(bus, self.clock, self.ledger)
+
+    def _hear(self, published: Published) -> None:
+        match published.event:
+            case RolePaused(reason=reason):
+                self.told.append(reason)
+            case RoleMended(role=role):
+                self.told.append(f"role {role} works again")
 
     def limit(self, task: str = "t1", *, in_s: float = 3600.0) -> Ending:
         retry_at = self.clock.wall.timestamp() + in_s if in_s else 0.0

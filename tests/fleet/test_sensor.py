@@ -183,6 +183,20 @@ def test_what_it_does_and_since_when(rig: Rig) -> None:
     assert second.boot == lock.boot_id()
 
 
+def test_since_when_it_repeats_itself(rig: Rig) -> None:
+    def look(repeats: int) -> Vitals:
+        rig.reader.said = replace(rig.reader.said, repeats=repeats)
+        return rig.sensor.look()
+
+    look(1)
+    once = look(1)
+    assert once.repeating_since == once.seen_at
+    assert [look(repeats).repeating_since for repeats in (2, 2, 3, 7)] == [once.repeating_since] * 4
+    again = look(2)  # of something else
+    assert again.repeating_since == again.seen_at
+    assert look(3).repeating_since == again.seen_at
+
+
 # -- processes -----------------------------------------------------------------------------------------------------
 
 

@@ -141,3 +141,17 @@ def test_an_operators_hold_comes_before_any_retry(desk: Desk) -> None:
     desk.ledger.note("t", hold=True)
     desk.settling.ended(desk.ledger.get("t"), Ending.GATE_FAILED, "red")
     assert desk.ledger.get("t").state is TaskState.HELD
+
+
+def test_what_is_found_on_the_target_closes_its_attempt_and_is_told(desk: Desk) -> None:
+    """The daemon died between the move of the target and the writing down."""
+    desk.attempt()
+    desk.ledger.move("t", TaskState.VALIDATING, "waits")
+    entry = desk.ledger.move("t", TaskState.LANDING, "passed")
+    desk.settling.found(entry, "c" * 40, "found on coordinator/main as cccccccccc")
+    row = desk.ledger.attempt("t", entry.generation)
+    assert row is not None
+    assert (row.ending, bool(row.ended_at)) == ("landed", True)
+    assert desk.ledger.get("t").state is TaskState.COMPLETED
+    kinds = [one["kind"] for one in desk.store.query("journal_of", task="t")]
+    assert kinds[-3:] == ["task_changed", "attempt_ended", "task_landed"]

@@ -179,6 +179,32 @@ def test_a_tool_that_is_said_to_have_begun_in_the_future_ends(rig: Rig) -> None:
     assert 1000 < rig.until_condemned(forged) < 1050
 
 
+def _until_looping(rig: Rig, pause: float) -> int:
+    """Repeats that it has made when it is stopped; each look sees one more."""
+    since = rig.time.at
+    for repeats in range(2, 100):
+        if rig.look(rig.seen_at(rig.time.at, repeats=repeats, repeating_since=since)).condemned is Ending.LOOPING:
+            return repeats
+        for _ in range(int(pause / 5)):
+            rig.time.pass_(5)
+            rig.vigil.turn()
+    raise AssertionError("it loops for ever")
+
+
+def test_a_fast_loop_ends_soon_and_polling_may_go_on(rig: Rig) -> None:
+    assert _until_looping(rig, 5.0) == LIMITS.loop_repeats
+    rig.vigil.forget(KEY)
+    rig.limits = replace(LIMITS, timeout_s=1e6)
+    assert _until_looping(rig, 120.0) == 5 * LIMITS.loop_repeats
+
+
+def test_repeats_that_do_not_say_since_when_are_no_polling(rig: Rig) -> None:
+    at = rig.time.at
+    assert rig.look(rig.seen_at(at, repeats=8, started_at=at - 1000)).condemned is Ending.LOOPING
+    rig.vigil.forget(KEY)
+    assert rig.look(rig.seen_at(at, repeats=8, repeating_since=at + 1e9)).condemned is Ending.LOOPING
+
+
 def test_a_start_that_moves_does_not_stop_the_time(rig: Rig) -> None:
     rig.limits = replace(LIMITS, timeout_s=60.0, grace_s=0.0)
     for _ in range(10):

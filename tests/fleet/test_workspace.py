@@ -257,3 +257,13 @@ async def test_a_full_disk_says_nothing_about_the_attempt(
     monkeypatch.setattr(kit, "import_commits", full)
     found = await spaces.collect("a", 1, base, agent="x")
     assert (found.later, found.complete, found.candidate_commit) == (later, False, None)
+
+
+async def test_pins_of_attempts_that_are_over_go_at_once_and_later_ones_only_when_idle_twice(
+    layout: Layout, spaces: Workspaces, kit: Git, base: str
+) -> None:
+    await spaces.pin([("a", 1, base), ("a", 2, base), ("b", 1, base)])
+    await spaces.sweep((), {"a": 1, "b": 0})
+    assert set(await kit.refs("refs/coordinator/base")) == {base_ref("a", 2), base_ref("b", 1)}
+    await spaces.sweep((), {"a": 1, "b": 0})
+    assert not await kit.refs("refs/coordinator/base")

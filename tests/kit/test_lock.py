@@ -280,3 +280,14 @@ def test_a_process_name_with_brackets_and_blanks_does_not_confuse_us(tmp_path: P
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_lock_file_that_was_removed_is_not_in_place(tmp_path: Path) -> None:
+    held = lock.acquire(tmp_path / "a.lock")
+    assert held is not None
+    with held:
+        assert held.is_in_place()
+        (tmp_path / "a.lock").unlink()
+        assert not held.is_in_place()
+        (tmp_path / "a.lock").touch()
+        assert not held.is_in_place()

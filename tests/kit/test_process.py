@@ -379,3 +379,33 @@ def test_a_name_with_parentheses_does_not_shift_the_table() -> None:
 
 def test_free_disk(tmp_path: Path) -> None:
     assert process.free_disk(tmp_path) > 0
+
+
+@LINUX
+def test_who_hides_shows_its_environment_to_nobody_of_the_same_user(tmp_path: Path) -> None:
+    """Of two processes of one user (not root, who sees everything), one may read the other's keys, unless that one hides."""
+    script = (
+        "import ctypes, os, sys\n"
+        "from coordinator.kit import process\n"
+        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
+        "def look():\n"
+        "    reader, writer = os.pipe()\n"
+        "    target = os.getpid()\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        try: seen = b'KEY=secret' in open(f'/proc/{target}/environ', 'rb').read()\n"
+        "        except OSError: seen = False\n"
+        "        os.write(writer, b'1' if seen else b'0'); os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "    return os.read(reader, 1).decode()\n"
+        "before = look(); process.hide(); print(before, look())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "KEY": "secret"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == ["1", "0"], done.stderr

@@ -18,6 +18,8 @@ from coordinator.policy.health import (
     GONE_S,
     OVERDUE_S,
     OVERSPENT,
+    POLL_S,
+    POLLS,
     TOOL_SLACK_S,
     TROUBLED,
     HealthState,
@@ -46,7 +48,8 @@ OBSERVATIONS = st.builds(
     heavy_s=st.sampled_from([0.0, 10.0, 1000.0]),
     memory_bytes=st.integers(0, 2**40),
     progress_age_s=_SOON,
-    repeats=st.integers(0, 12),
+    repeat_age_s=_SOON,
+    repeats=st.integers(0, 60),
     run_age_s=_SOON,
     served_age_s=st.one_of(st.just(math.inf), _SOON),
     tool=st.sampled_from(["", "Bash"]),
@@ -190,6 +193,32 @@ def test_a_loop_is_condemned_at_its_count() -> None:
     found = judge(_seen(Doing.USING_TOOL, repeats=8, tool="Read", calls=1), LIMITS)
     assert (found.state, found.condemned) == (HealthState.LOOPING, Ending.LOOPING)
     assert "Read with the same answer 8 times" in found.reason
+    assert found.reason.endswith("([fleet] loop_repeats = 8)")
+
+
+def test_a_build_that_is_polled_with_the_same_answer_lives_for_long() -> None:
+    polled = _seen(Doing.USING_TOOL, repeats=8, repeat_age_s=6 * 120.0, tool="Bash", tool_limit_s=600.0)
+    assert judge(polled, LIMITS).state is HealthState.USING_TOOL
+    assert judge(replace(polled, repeats=39, repeat_age_s=37 * 120.0), LIMITS).condemned is None
+    found = judge(replace(polled, repeats=40, repeat_age_s=38 * 120.0), LIMITS)
+    assert (found.state, found.condemned) == (HealthState.LOOPING, Ending.LOOPING)
+    assert "40 times" in found.reason
+    assert "[fleet] loop_repeats = 8, 5 times as many for polling" in found.reason
+
+
+@given(
+    limit=st.integers(3, 1000),
+    pause=st.one_of(st.floats(0, 200), st.sampled_from([POLL_S - 0.2, POLL_S + 0.2])),
+    data=st.data(),
+)
+def test_the_pace_decides_how_many_repeats_are_a_loop(limit: int, pause: float, data: st.DataObject) -> None:
+    repeats = data.draw(st.one_of(st.integers(2, 6 * limit), st.sampled_from([limit - 1, limit, 5 * limit])))
+    seen = _seen(repeats=repeats, repeat_age_s=pause * (repeats - 2))
+    loops = judge(seen, replace(LIMITS, loop_repeats=limit)).condemned is Ending.LOOPING
+    if pause < POLL_S - 0.1:
+        assert loops == (repeats >= limit)
+    elif pause > POLL_S + 0.1:
+        assert loops == (repeats >= POLLS * limit)
 
 
 def test_what_the_runner_enforces_is_enforced_from_outside_a_little_later() -> None:

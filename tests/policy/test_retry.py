@@ -108,6 +108,13 @@ def test_the_last_charged_attempt_is_the_end_and_says_so() -> None:
     assert not decision.resume
 
 
+def test_tasks_that_failed_together_do_not_come_back_together() -> None:
+    pauses = [
+        _decide(Ending.GATE_FAILED, Past(attempts=1, tries=2), chance=chance).after_s for chance in (0.0, 0.5, 0.999)
+    ]
+    assert pauses == pytest.approx([7.5, 10.0, 12.5], abs=0.01)
+
+
 def test_pauses_double_up_to_the_cap() -> None:
     pauses = [_decide(Ending.GATE_FAILED, Past(attempts=n, tries=n + 1), max_attempts=99).after_s for n in range(10)]
     assert pauses[:4] == [5.0, 10.0, 20.0, 40.0]

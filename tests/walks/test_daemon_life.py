@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -330,3 +331,25 @@ def test_a_target_that_is_checked_out_stops_the_line_until_it_is_not(house: Hous
     house.git("switch", "-qc", "elsewhere")
     assert house.command("run", "--until-idle").returncode == 0
     assert house.show("one.txt", "main") == "1"
+
+
+def test_who_removes_the_ready_folder_stops_nobody(house: House, daemon: subprocess.Popen[str]) -> None:
+    shutil.rmtree(house.top / ".coordinator" / "ready")
+    house.task("t", "echo 1 > new")
+    _wait_for(house, "t", "completed")
+
+
+def test_a_daemon_whose_folder_is_removed_stops_all_and_says_why(house: House) -> None:
+    """``git clean -fdx`` beside a running daemon: its lock is gone, and the next one may start."""
+    pid_file = _touched(house, "pid")
+    house.task("t", f"[ -e {pid_file} ] || {{ echo $$ > {pid_file}; exec sleep 1000; }}; echo 1 > new")
+    first = house.start("run")
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), 20, what="at work")
+    house.git("clean", "-fdxq", "-e", "tasks")
+    said, _ = first.communicate(timeout=40)
+    assert first.returncode == 75, said
+    assert "was removed while the daemon ran" in said
+    assert "Traceback" not in said
+    assert process_start(int(pid_file.read_text())) is None
+    assert house.command("run", "--until-idle").returncode == 0
+    assert house.landed() == ["t"]

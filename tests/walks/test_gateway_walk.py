@@ -143,6 +143,62 @@ def test_a_key_dies_with_its_attempt_and_lives_over_a_restart(house: House, prov
         _end(second)
 
 
+STUBBORN = """\
+cat > dying.py <<'EOF'
+import os, pathlib, signal, sys, time, urllib.error, urllib.request
+note = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: None)
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+url, key = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", os.environ["ANTHROPIC_API_KEY"]
+def call():
+    try:
+        return opener.open(urllib.request.Request(url, b"{}", {"x-api-key": key}), timeout=5).status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+before = call()
+note.with_suffix(".ready").write_text(str(before))
+signal.sigwait([signal.SIGTERM]) if hasattr(signal, "sigwait") else time.sleep(60)
+note.write_text(f"{before} {call()}")
+time.sleep(60)
+EOF
+exec python3 dying.py NOTE
+"""
+"""An agent that is asked to end, and uses its grace for one more call."""
+
+
+@pytest.mark.parametrize("how", ["time limit", "cancel", "stop now"])
+def test_the_key_dies_before_the_agent_is_stopped(house: House, provider: Provider, tmp_path: Path, how: str) -> None:
+    note = tmp_path / "note"
+    settings = house.top / "coordinator.toml"
+    settings.write_text(settings.read_text().replace("[fleet]\n", "[fleet]\ngrace_s = 3\n"))
+    limit = {"timeout": 4} if how == "time limit" else {}
+    house.task("t", STUBBORN.replace("NOTE", str(note)), max_attempts=1, **limit)
+    daemon = house.start("run")
+    try:
+        wait_until(note.with_suffix(".ready").exists, 20, what="at work")
+        if how == "cancel":
+            assert house.command("tasks", "cancel", "t").returncode == 0
+        again = daemon.terminate if how == "stop now" else daemon.poll
+        wait_until(lambda: (again(), note.exists() and note.read_text())[1], 20, what="asked to end")
+    finally:
+        daemon.terminate()
+        daemon.terminate()
+        daemon.communicate(timeout=40)
+    assert note.read_text() == "200 403"
+    assert len(provider.calls) == 1
+
+
+def test_an_agents_parents_have_no_key_of_the_provider(house: House) -> None:
+    """What a process has in its environment, every other one of the same user can read."""
+    script = "for pid in $PPID $(cut -d' ' -f4 /proc/$PPID/stat); do tr '\\0' '\\n' < /proc/$pid/environ; done > seen"
+    house.task("t", f"{script}\necho done >> seen")
+    assert house.command("run", "--until-idle").returncode == 0
+    seen = house.show("seen")
+    assert seen.count("PATH=") >= 2, "both were read"
+    assert SECRET not in seen
+
+
 def _call(environment: dict[str, str]) -> str:
     import urllib.error
     import urllib.request
