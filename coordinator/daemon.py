@@ -224,8 +224,11 @@ class Daemon:
         return await self.discovery.scan(tools or None)
 
     def snapshot(self) -> LiveSnapshot:
+        what, since = self.gate.running or ("", self.clock.monotonic())
         return LiveSnapshot(
             agents=self.agents(),
+            checking=what,
+            checking_s=self.clock.monotonic() - since,
             counts={state.value: self.ledger.count(state) for state in TaskState},
             draining=self.steward.draining,
             elapsed_s=self.clock.monotonic() - self.began,

@@ -102,10 +102,13 @@ class LiveAgent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveSnapshot:
     """One look at a running daemon. ``counts`` has the number of tasks by state, ``gate_broken`` and ``refusal`` are
-    reasons or empty, ``judging`` tells whether the lander is at work, ``waiting`` how many wait for it.
+    reasons or empty, ``judging`` tells whether the lander is at work, ``waiting`` how many wait for it, ``checking`` which
+    check runs and ``checking_s`` for how long.
     """
 
     agents: tuple[LiveAgent, ...]
+    checking: str = ""
+    checking_s: float = 0.0
     counts: Mapping[str, int]
     draining: bool
     elapsed_s: float

@@ -51,6 +51,7 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
         "daemon": _daemon(desk),
         "gateway": _gateway(desk),
         "gate": {
+            "checking": _checking(desk),
             "checks": [check.name for check in plan.checks],
             "unavailable": [
                 {"check": one.check, "reason": one.reason, "remedy": one.remedy} for one in plan.unavailable
@@ -116,6 +117,11 @@ def _gateway(desk: Desk) -> dict[str, Any]:
     url = listening_at(desk.layout.state) if desk.live is not None else ""
     used = upstreams_of(desk.settings.gateway, os.environ).in_use() if url else ()
     return {"url": url, "upstreams": [one.url for one in used]}
+
+
+def _checking(desk: Desk) -> dict[str, Any] | None:
+    seen = desk.live.snapshot() if desk.live is not None else None
+    return {"check": seen.checking, "since_s": seen.checking_s} if seen is not None and seen.checking else None
 
 
 def _work(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
@@ -238,6 +244,9 @@ def _daemon_lines(daemon: Mapping[str, Any], width: int) -> list[Line]:
 def _gate_lines(gate: Mapping[str, Any], width: int) -> list[Line]:
     checks = ", ".join(gate["checks"]) or "nothing to check with: set [gate] commands in coordinator.toml"
     lines = facts([("gate", checks)], width)
+    if gate["checking"]:
+        at = f"at work: {gate['checking']['check']} for {duration(gate['checking']['since_s'])}"
+        lines += wrap(cut(at, 2 * width), width, indent=12, first=" " * 12, style=DIM)
     if gate["broken"]:
         lines += wrap(f"BROKEN, nothing lands: {gate['broken']}", width, indent=12, first=" " * 12, style=BAD)
     if gate["untested"]:

@@ -43,9 +43,11 @@ from coordinator.kit.bus import Bus
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from coordinator.api.desk import Desk
+    from coordinator.domain.task import Task
+    from coordinator.fleet.cards import Cards
     from coordinator.policy.spool import SpoolState
 
 STATE_STYLES: Mapping[str, str] = {
@@ -205,6 +207,13 @@ class CheckArguments:
     file: tuple[str, ...] = operand("task files; none: the whole spool", default=(), metavar="FILE", path=True)
 
 
+def _without_agents(desk: Desk, tasks: Sequence[Task], found: Cards) -> dict[str, str]:
+    """Tasks whose role nobody could play here: no card of that name, or its program is missing."""
+    roles = {task.id: task.role or desk.settings.fleet.default_role for task in tasks}
+    obstacles = {role: found.obstacle(role) for role in set(roles.values())}
+    return {task: obstacles[role] for task, role in roles.items() if obstacles[role]}
+
+
 async def check_tasks(desk: Desk, arguments: CheckArguments) -> Reply:
     if arguments.file:
         problems, tasks = _check_files(desk, arguments.file)
@@ -212,9 +221,10 @@ async def check_tasks(desk: Desk, arguments: CheckArguments) -> Reply:
         count = len(arguments.file)
     else:
         state = await read_spool(desk)
-        problems, tasks, blocked, count = list(state.problems), list(state.tasks), state.blocked, state.files
+        problems, tasks, blocked, count = list(state.problems), list(state.tasks.values()), state.blocked, state.files
     found = cards.load(desk.root / desk.settings.paths.agents)
     problems += found.problems
+    blocked = {**_without_agents(desk, tasks, found), **blocked}
     data = {
         "files": count,
         "tasks": len(tasks),
@@ -231,9 +241,9 @@ async def read_spool(desk: Desk) -> SpoolState:
     return await spool.read()
 
 
-def _check_files(desk: Desk, names: tuple[str, ...]) -> tuple[list[Problem], list[str]]:
+def _check_files(desk: Desk, names: tuple[str, ...]) -> tuple[list[Problem], list[Task]]:
     problems: list[Problem] = []
-    ids: list[str] = []
+    tasks: list[Task] = []
     for name in names:
         path = Path(name)
         shown = files.shown_in(path.absolute(), desk.root)
@@ -241,10 +251,10 @@ def _check_files(desk: Desk, names: tuple[str, ...]) -> tuple[list[Problem], lis
         if isinstance(text, str):
             parsed = parse(text, shown)
             problems += parsed.problems
-            ids += [task.id for task in parsed.tasks]
+            tasks += parsed.tasks
         else:
             problems.append(Problem(file=shown, line=text.line, message=text.reason, expected=text.expected))
-    return problems, ids
+    return problems, tasks
 
 
 def show_check(data: Mapping[str, Any], width: int) -> list[Line]:

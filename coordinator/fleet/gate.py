@@ -28,7 +28,7 @@ from coordinator.kit import process
 from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge, without_tests
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from coordinator.domain.settings import Settings
     from coordinator.domain.task import Task
@@ -95,6 +95,8 @@ class Gate:
         self._settings = settings.gate
         self._store = store
         self._word = ""
+        self.running: tuple[str, float] | None = None
+        """What runs right now (a check's name or a command), and since when on the monotonic clock."""
 
     async def plan(self, target: str) -> GatePlan:
         """What would be run for ``target`` (any revision), and what cannot be; raises ``BadRepository`` when there is none."""
@@ -246,12 +248,22 @@ class Gate:
         return accepts
 
     async def _accept(self, command: str, trees: _Trees, tree: Path, plan: GatePlan) -> CheckOutcome:
-        return await run_command(
-            command, name=command, tree=tree, scratch=trees.scratch(), surroundings=plan.surroundings
-        )
+        with self._at(command):
+            return await run_command(
+                command, name=command, tree=tree, scratch=trees.scratch(), surroundings=plan.surroundings
+            )
+
+    @contextlib.contextmanager
+    def _at(self, what: str) -> Iterator[None]:
+        self.running = what, self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self.running = None
 
     async def _run(self, check: Check, trees: _Trees, tree: Path) -> CheckOutcome:
-        outcome = await check.run(tree, trees.scratch())
+        with self._at(check.name):
+            outcome = await check.run(tree, trees.scratch())
         _log.debug(
             "check done",
             extra={"action": "check_done", "check": check.name, "status": outcome.status, "took_s": outcome.took_s},

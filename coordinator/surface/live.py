@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.activity import usage
 from coordinator.api.phrase import Phrase, phrase
-from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, flow, line, pad, plural, span, wrap
+from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, flow, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
 from coordinator.policy.health import TROUBLED
 
@@ -115,7 +115,8 @@ class LiveView:
         if seen.gate_broken:
             lines += wrap(cut(f"gate broken: {seen.gate_broken}", 3 * width), width, style=BAD)
         elif seen.judging:
-            lines.append(line(span("gate: judging the merged tree", DIM)))
+            since = f" for {duration(seen.checking_s)}" if seen.checking else ""
+            lines.append(line(span(cut(f"gate: {seen.checking or 'judging the merged tree'}{since}", width), DIM)))
         if seen.refusal and not seen.gate_broken:
             lines += wrap(cut(f"nothing is started: {seen.refusal}", 2 * width), width, style=WARN)
         if seen.draining:

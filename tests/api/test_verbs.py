@@ -302,3 +302,13 @@ async def test_the_gates_last_word_is_part_of_the_story(place: Place) -> None:
     text = shown(place, "explain", reply)
     assert "Gate: broken: the tests cannot be run" in text
     assert "- n" in text
+
+
+async def test_check_names_tasks_that_nobody_here_could_do(place: Place) -> None:
+    tasks = place.desk.root / "tasks"
+    tasks.joinpath("n.toml").write_text('[[tasks]]\nid = "n"\nrole = "cluade"\nprompt = "New."\n')
+    tasks.joinpath("m.toml").write_text('[[tasks]]\nid = "m"\nrole = "autofix"\nprompt = "New."\n')
+    reply = await ask(place, "tasks check", live=False)
+    assert list(reply.data["blocked"]) == ["n"]
+    assert "role cluade has no card" in reply.data["blocked"]["n"]
+    assert reply.exit_code == 0

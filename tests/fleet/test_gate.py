@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
@@ -22,6 +23,7 @@ from coordinator.kit.git import Git
 from coordinator.kit.store import Store
 from tests.conftest import git
 from tests.fleet.candidates import work
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,6 +125,20 @@ async def test_accept_commands_run_on_the_merged_tree(make: Callable[..., Gate],
     assert (broken.kind, broken.broken_tasks) == (VerdictKind.BROKEN, ("one",))
     missing = await judge(gate, repository, head, files, "./promised-script")
     assert missing.kind is VerdictKind.FAILED
+
+
+async def test_it_can_be_asked_what_it_is_at(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    gate, go = make(commands=("true",)), tmp_path / "go"
+    command = f"until [ -e {go} ]; do sleep 0.05; done"
+    judging = asyncio.create_task(judge(gate, repository, head, {"new.txt": "x\n"}, command))
+    try:
+        await asyncio.to_thread(wait_until, lambda: gate.running and gate.running[0] == command)
+    finally:
+        go.touch()
+    assert (await judging).kind is VerdictKind.PASSED
+    assert gate.running is None
 
 
 async def test_an_endless_accept_command_is_the_tasks_doing_only_if_the_target_is_quick(

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 
 import pytest
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot
 from coordinator.api.phrase import phrase
-from coordinator.api.view import width_of
+from coordinator.api.view import duration, width_of
 from coordinator.domain.event import TaskChanged, TaskLanded
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
@@ -91,6 +92,13 @@ def test_the_picture_says_who_does_what_and_how_to_stop() -> None:
     idle = "\n".join(_rows(view.picture(IDLE)))
     assert "no agent at work" in idle
     assert "Ctrl-C: finish" in idle
+
+
+def test_the_gate_says_what_it_is_at_and_for_how_long() -> None:
+    view = LiveView(_Live(), io.StringIO(), columns=lambda: 80)
+    text = "\n".join(_rows(view.picture(replace(IDLE, checking="pytest", checking_s=125.0))))
+    assert f"gate: pytest for {duration(125.0)}" in text
+    assert "gate: judging the merged tree" in "\n".join(_rows(view.picture(IDLE)))
 
 
 def test_news_is_wrapped_beside_its_word() -> None:
