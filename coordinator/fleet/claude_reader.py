@@ -6,9 +6,6 @@ ended is said by the last ``result`` line, by what was refused and by the system
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import re
 from collections import deque
 from dataclasses import dataclass, replace
@@ -17,6 +14,7 @@ from typing import Any, Final
 from coordinator.domain.vitals import Doing
 from coordinator.fleet.claude_verdict import LastWord, Trouble, unfinished, verdict
 from coordinator.fleet.driver import Ended, Glimpse, Said
+from coordinator.fleet.json_line import digest, number, object_of, screen_line, subject, table, tables, text
 from coordinator.fleet.repeats import Repeats
 
 _CUT_BYTES: Final = 1024 * 1024
@@ -24,7 +22,6 @@ _CUT_BYTES: Final = 1024 * 1024
 
 _MOST_IN_FLIGHT: Final = 64
 _MOST_REFUSED: Final = 64
-_LONGEST_NOTE: Final = 160
 
 _REFUSALS_OF_LOGIN: Final = 3
 """The program tries a refused key ten times in three minutes. The first two may be a key that is just being exchanged; the
@@ -69,7 +66,6 @@ class ClaudeReader:
         self._repeats = Repeats()
         self._reset_at = 0.0
         self._session = ""
-        self._tokens = 0
         self._touched = False
         self._turns = 0
         self._unwelcome = 0
@@ -77,13 +73,10 @@ class ClaudeReader:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def feed(self, line: bytes) -> None:
-        try:
-            data = json.loads(line)
-        except (ValueError, RecursionError):
+        data = object_of(line)
+        if data is None:
             if len(line) >= _CUT_BYTES:
                 self._cut(line)
-            return
-        if not isinstance(data, dict):
             return
         match data.get("type"):
             case "assistant":
@@ -95,7 +88,7 @@ class ClaudeReader:
             case "result":
                 self._result(data)
             case "rate_limit_event":
-                self._rate_limit(_table(data.get("rate_limit_info")))
+                self._rate_limit(table(data.get("rate_limit_info")))
 
     def _cut(self, line: bytes) -> None:
         """Too long to be read: only what is safe to conclude from its beginning. A call whose answer is that long is over."""
@@ -105,51 +98,46 @@ class ClaudeReader:
             self._think("read a very long answer")
 
     def _assistant(self, data: dict[str, Any]) -> None:
-        message = _table(data.get("message"))
+        message = table(data.get("message"))
         self._keep_session(data)
         if message.get("model") == "<synthetic>":  # the program's own words: an error of the call
-            self._error = _text(data.get("error"))
+            self._error = text(data.get("error"))
             return
         if data.get("parent_tool_use_id"):
             return  # of a subagent: its own tool stands for it
         self._unwelcome, self._error = 0, ""
-        number = _text(message.get("id"))
-        if number != self._message or not number:
-            self._message = number
+        answer = text(message.get("id"))
+        if answer != self._message or not answer:
+            self._message = answer
             self._turns += 1
             self._let_go()  # it would not have been asked again before all were answered
-            usage = _table(message.get("usage"))
-            self._tokens = sum(
-                int(_number(usage.get(name)))
-                for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-            )
         self._doing = Doing.THINKING
-        for block in _tables(message.get("content")):
+        for block in tables(message.get("content")):
             if block.get("type") == "tool_use":
                 self._begin(block)
             elif block.get("type") == "text":
-                self._say(_text(block.get("text")))
+                self._say(text(block.get("text")))
         if self._in_flight:
             self._doing = Doing.USING_TOOL
 
     def _begin(self, block: dict[str, Any]) -> None:
-        tool, given = _line(_text(block.get("name"))), _table(block.get("input"))
+        tool, given = screen_line(text(block.get("name"))), table(block.get("input"))
         limit_s = 0.0
         if tool == "Bash":
-            wanted_s = _number(given.get("timeout")) / 1000
+            wanted_s = number(given.get("timeout")) / 1000
             limit_s = min(wanted_s, self._bash_most_s) if wanted_s > 0 else self._bash_default_s
-        note = _line(f"{tool} {_subject(given)}")
+        note = screen_line(f"{tool} {subject(given)}")
         self._say(note)
         if len(self._in_flight) < _MOST_IN_FLIGHT:
-            call = _Call(limit_s=limit_s, mark=_digest(tool, given), note=note, tool=tool)
-            self._in_flight[_text(block.get("id"))] = call
+            call = _Call(limit_s=limit_s, mark=digest(tool, given), note=note, tool=tool)
+            self._in_flight[text(block.get("id"))] = call
 
     def _user(self, data: dict[str, Any]) -> None:
         if data.get("parent_tool_use_id"):
             return
-        for block in _tables(_table(data.get("message")).get("content")):
+        for block in tables(table(data.get("message")).get("content")):
             if block.get("type") == "tool_result":
-                self._end(_text(block.get("tool_use_id")), block)
+                self._end(text(block.get("tool_use_id")), block)
         if not self._in_flight:
             self._think("")
 
@@ -157,7 +145,7 @@ class ClaudeReader:
         call = self._in_flight.pop(number, None)
         if call is None:
             return
-        self._repeats.take(_digest(call.mark.hex(), block.get("content")))
+        self._repeats.take(digest(call.mark.hex(), block.get("content")))
         self._repeated_tool = call.tool
         if call.tool not in _READING and all(refused != number for refused, _ in self._refused):
             self._touched = True
@@ -175,44 +163,44 @@ class ClaudeReader:
             case "api_retry":
                 self._retry(data)
             case "permission_denied":
-                number, tool = _text(data.get("tool_use_id")), _line(_text(data.get("tool_name")))
+                number, tool = text(data.get("tool_use_id")), screen_line(text(data.get("tool_name")))
                 call = self._in_flight.get(number)
                 self._refused.append((number, call.note if call is not None else tool))
             case "background_tasks_changed":
-                named = [_line(_text(task.get("description"))) for task in _tables(data.get("tasks"))]
+                named = [screen_line(text(task.get("description"))) for task in tables(data.get("tasks"))]
                 self._background = tuple(named[:_MOST_IN_FLIGHT])
 
     def _retry(self, data: dict[str, Any]) -> None:
-        status, error = _number(data.get("error_status")), _text(data.get("error"))
+        status, error = number(data.get("error_status")), text(data.get("error"))
         refused = status in (401, 403) or error == "authentication_failed"
         self._unwelcome = self._unwelcome + 1 if refused else 0
-        pause_s = _number(data.get("retry_delay_ms")) / 1000
-        what = f"{status:.0f}" if status else _line(error) or "no answer"
+        pause_s = number(data.get("retry_delay_ms")) / 1000
+        what = f"{status:.0f}" if status else screen_line(error) or "no answer"
         self._think(f"the call failed ({what}), tries again in {pause_s:.0f} s")
 
     def _rate_limit(self, info: dict[str, Any]) -> None:
         if info.get("status") == "rejected":
-            self._reset_at = max(self._reset_at, _number(info.get("resetsAt")))
+            self._reset_at = max(self._reset_at, number(info.get("resetsAt")))
 
     def _result(self, data: dict[str, Any]) -> None:
         self._keep_session(data)
         self._spend(data)
         refused = {number for number, _ in self._refused}
-        for denial in _tables(data.get("permission_denials"))[-_MOST_REFUSED:]:
-            number = _text(denial.get("tool_use_id"))
-            if number not in refused:
-                what = f"{_text(denial.get('tool_name'))} {_subject(_table(denial.get('tool_input')))}"
-                self._refused.append((number, _line(what)))
+        for denial in tables(data.get("permission_denials"))[-_MOST_REFUSED:]:
+            call = text(denial.get("tool_use_id"))
+            if call not in refused:
+                what = f"{text(denial.get('tool_name'))} {subject(table(denial.get('tool_input')))}"
+                self._refused.append((call, screen_line(what)))
         errors = data.get("errors")
-        first = next((text for text in errors if isinstance(text, str)), "") if isinstance(errors, list) else ""
+        first = next((said for said in errors if isinstance(said, str)), "") if isinstance(errors, list) else ""
         self._last = LastWord(
             error=self._error,
             failed=data.get("is_error") is not False,
-            status=int(_number(data.get("api_error_status"))),
-            stop=_text(data.get("stop_reason")),
-            subtype=_text(data.get("subtype")),
-            terminal=_text(data.get("terminal_reason")),
-            text=_text(data.get("result")) or _clean(first),
+            status=int(number(data.get("api_error_status"))),
+            stop=text(data.get("stop_reason")),
+            subtype=text(data.get("subtype")),
+            terminal=text(data.get("terminal_reason")),
+            text=text(data.get("result")) or text(first),
         )
         self._let_go()
         self._doing = Doing.FINISHED
@@ -222,12 +210,12 @@ class ClaudeReader:
         """The total that a result names goes on over a conversation that was resumed; what it adds does not."""
         since = data.get("model_usage_since_last_result")
         if isinstance(since, dict):
-            self._cost_usd += sum(_number(_table(usage).get("costUSD")) for usage in since.values())
+            self._cost_usd += sum(number(table(usage).get("costUSD")) for usage in since.values())
         else:
-            self._cost_usd = max(self._cost_usd, _number(data.get("total_cost_usd")))
+            self._cost_usd = max(self._cost_usd, number(data.get("total_cost_usd")))
 
     def _keep_session(self, data: dict[str, Any]) -> None:
-        session = _text(data.get("session_id"))
+        session = text(data.get("session_id"))
         if _SESSION.fullmatch(session):
             self._session = session
 
@@ -236,7 +224,7 @@ class ClaudeReader:
         self._say(note)
 
     def _say(self, note: str) -> None:
-        self._note = _line(note) or self._note
+        self._note = screen_line(note) or self._note
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -280,49 +268,3 @@ class ClaudeReader:
 
     def _signed(self, said: Said) -> Said:
         return replace(said, cost_usd=self._cost_usd, session=self._session, turns=self._turns)
-
-
-# -- of anything, what it should be ------------------------------------------------------------------------------------
-
-
-def _table(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _tables(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return _clean(value) if isinstance(value, str) else ""
-
-
-def _clean(text: str) -> str:
-    """JSON can name halves of characters, which no file can hold."""
-    return text.encode(errors="replace").decode()
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15 or math.isnan(value):
-        return 0.0
-    return float(value)
-
-
-def _subject(given: dict[str, Any]) -> str:
-    """What a call is about, as far as its input says it in one of the usual words."""
-    names = ("command", "file_path", "notebook_path", "pattern", "description", "url", "query")
-    return next((_text(given[name])[:_LONGEST_NOTE] for name in names if isinstance(given.get(name), str)), "")
-
-
-def _line(text: str) -> str:
-    """Fit for one line of a screen."""
-    words = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * _LONGEST_NOTE]).split()
-    return " ".join(words)[:_LONGEST_NOTE]
-
-
-def _digest(*parts: object) -> bytes:
-    try:
-        text = json.dumps(parts, sort_keys=True)
-    except (RecursionError, ValueError):
-        return b""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from coordinator.domain.attempt import Outcome, Reason
+from coordinator.fleet.call_failure import failure_in, said_of
 from coordinator.fleet.driver import Ended, Said, by_exit
 
 _LONGEST: Final = 600
@@ -94,18 +95,12 @@ _WORDS: Final = (
     # its folder was cleaned: the next attempt begins a conversation of its own
     (re.compile(r"no conversation found", re.IGNORECASE), Reason.UNAVAILABLE),
 )
-_BILLING: Final = re.compile(r"credit balance|billing", re.IGNORECASE)
 _OWN_REMEDY: Final = re.compile(r"\s*[·.]?\s*Please run /login\.?", re.IGNORECASE)
 _LOGIN: Final = re.compile(r"not logged in|please run /login|invalid api key", re.IGNORECASE)
-_SOME_SECONDS: Final = re.compile(
-    r"(?:retry|again) (?:after|in) (\d{1,7}) ?(s|sec|second|m|min|minute|h|hour)", re.IGNORECASE
-)
 _STAMP: Final = re.compile(r"\|[1-9]\d{9}\b")
 """The reset of a limit as one release says it, behind the sentence."""
-_EPOCH: Final = re.compile(r"\b([1-9]\d{9})\b")
-_LONGEST_LIMIT_S: Final = 32 * 86400.0
-"""The longest limit is a month's; a larger number is another kind of number."""
-_UNITS: Final = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+_STATUSES: Final = MappingProxyType({"authentication_failed": 401, "rate_limit": 429})
+"""Kinds of failure that are told without their status."""
 
 
 def _for_people(text: str) -> str:
@@ -120,35 +115,23 @@ def _by_words(text: str) -> Reason | None:
 
 def _of_call(last: LastWord, text: str, trouble: Trouble) -> Said:
     """A call of a model failed for good, and with it the conversation."""
-    failed = Said(outcome=Outcome.FAILED, summary=text or last.subtype.replace("_", " "))
-    ours = _OURS in text
-    if last.status == 403 and ours:  # its key is revoked: the attempt was over before
-        return replace(failed, reason=Reason.UNAVAILABLE)
-    if last.status in (401, 403) or last.error == "authentication_failed" or _LOGIN.search(text):
-        return trouble.login(text or "its key was refused")
-    if last.status == 402 and ours:
-        return replace(failed, reason=Reason.OVER_BUDGET)
-    if last.status in (402, 429) or last.error == "rate_limit" or _BILLING.search(text):
-        return replace(failed, reason=Reason.RATE_LIMITED, retry_at=_reset_at(last.text, trouble))
+    summary = text or last.subtype.replace("_", " ")
     if last.stop == "refusal":
-        return replace(failed, reason="refusal")
+        return Said(outcome=Outcome.FAILED, reason="refusal", summary=summary)
     if last.error == "max_output_tokens":
-        return replace(failed, reason="output_limit")
-    if last.terminal == "api_error" and (not last.status or last.status >= 500 or last.status in (408, 409)):
-        return replace(failed, reason=Reason.UNAVAILABLE)
-    return replace(
-        failed, reason=f"api {last.status}" if last.status else (last.terminal or last.subtype or "error")[:40]
+        return Said(outcome=Outcome.FAILED, reason="output_limit", summary=summary)
+    status = last.status or _STATUSES.get(last.error, 0)
+    said = said_of(
+        failure_in(last.text, status=status, kind=last.error), gateway=trouble.gateway, remedy="", now=trouble.now
     )
-
-
-def _reset_at(text: str, trouble: Trouble) -> float:
-    if trouble.reset_at:
-        return trouble.reset_at
-    named = _EPOCH.search(text)
-    if named is not None and trouble.now < float(named[1]) < trouble.now + _LONGEST_LIMIT_S:
-        return float(named[1])
-    pause = _SOME_SECONDS.search(text)
-    return trouble.now + int(pause[1]) * _UNITS[pause[2][0].lower()] if pause is not None and trouble.now else 0.0
+    if said.reason == Reason.LOGIN_MISSING:
+        return trouble.login(text or "its key was refused")
+    if said.reason == Reason.RATE_LIMITED:
+        return replace(said, retry_at=trouble.reset_at or said.retry_at, summary=summary)
+    if said.reason == "error":
+        away = last.terminal == "api_error"
+        said = replace(said, reason=Reason.UNAVAILABLE if away else (last.terminal or last.subtype or "error")[:40])
+    return replace(said, summary=summary)
 
 
 def unfinished(ended: Ended, trouble: Trouble) -> Said:

@@ -27,6 +27,10 @@ def table(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def tables(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def text(value: object) -> str:
     """JSON can name halves of characters, which no file can hold."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
@@ -52,6 +56,7 @@ def subject(given: dict[str, Any]) -> str:
         "file_path",
         "filePath",
         "absolute_path",
+        "notebook_path",
         "path",
         "pattern",
         "description",

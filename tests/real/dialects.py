@@ -191,6 +191,9 @@ def _handler(models: ScriptedModels) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
             headers = {name.lower(): value for name, value in self.headers.items()}
+            if self.path.endswith("/end"):  # the agent process gives its key up, as to a gateway
+                self._send(204, "application/json", "", {})
+                return
             asked = Asked(self.path, headers, body)
             line = models.next_line(asked)
             if isinstance(line, Refusal):

@@ -286,7 +286,7 @@ def test_an_outage_pauses_the_role_and_charges_only_its_discovery(house: House, 
     names = [f"t{number}" for number in range(9)]
     for name in names:
         house.task(name, f"[ -e {_touched(house, 'up')} ] || {{ echo 529 overloaded; exit 1; }}", max_attempts=2)
-    query = "SELECT count(*) FROM journal WHERE kind = 'noticed' AND data LIKE '%is paused%'"
+    query = "SELECT count(*) FROM journal WHERE kind = 'role_paused'"
     wait_until(lambda: house.rows(query) == [(1,)], 30, what="the role is paused")
     paused = "SELECT id FROM tasks WHERE state = 'pending' AND reason LIKE '%is paused%'"
     wait_until(lambda: house.rows(paused), 20, what="a task that waits for the role")
