@@ -183,7 +183,7 @@ def next_steps(data: Mapping[str, Any]) -> list[str]:
         steps.append(f"see why a task failed: coordinator explain {failed[0]}")
     elif blocked:
         steps.append(f"see what a task waits for: coordinator explain {blocked[0]}")
-    waiting = sum(tasks.get(state, 0) for state in ("pending", "ready"))
+    waiting = sum(tasks.get(state, 0) for state in ("pending", "ready", *_AT_WORK))
     if data["daemon"]["state"] == "stopped":
         if waiting:
             steps.append(f"work on the {plural(waiting, 'waiting task')}: coordinator run")
@@ -210,7 +210,8 @@ def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += facts([("held up", data["refusal"])], width)
     for found in data["findings"]:
         lines += facts([("findings", _finding_sentence(found))], width)
-    lines += _work_lines(data["at_work"], width)
+    heading = "At work:" if data["daemon"]["state"] != "stopped" else "Left, for the next start:"
+    lines += _work_lines(data["at_work"], heading, width)
     if data["problems"]:
         lines += [line(), line(span(f"{plural(len(data['problems']), 'problem')} in task files:", BAD))]
         lines += show_problems(data["problems"][:_SHOWN], width)
@@ -280,10 +281,10 @@ def _finding_sentence(found: Mapping[str, Any]) -> str:
     return f"{found['tool']}: {label}" + (f"; known from before: {counted}" if states else "")
 
 
-def _work_lines(rows: list[Mapping[str, Any]], width: int) -> list[Line]:
+def _work_lines(rows: list[Mapping[str, Any]], heading: str, width: int) -> list[Line]:
     if not rows:
         return []
-    lines: list[Line] = [line(), line(span("At work:", STRONG))]
+    lines: list[Line] = [line(), line(span(heading, STRONG))]
     for row in rows[:_SHOWN]:
         who = f"{row['agent'] or 'an agent'}, " if row["state"] in ("claimed", "running") else ""
         since = f" for {duration(row['since_s'])}" if row["since_s"] is not None else ""

@@ -39,6 +39,8 @@ _EXTERNAL_OFFERS = 32
 """Tasks offered to (or at work with) agents from outside, per role whose card sets no ``concurrency``."""
 
 _REMOVED = "its file was removed"
+_OVER = "what it was for is gone"
+"""Of a task that discovery wrote: another change mended its findings, and with them went its file."""
 
 
 class Intake:
@@ -127,7 +129,7 @@ class Intake:
         if edited and entry.state in ACTIVE:
             self._ledger.note(task.id, attempts=_EDITED_AT_WORK)
         fresh = {**FRESH, "not_before": self._first_run(task)}
-        if entry.state is TaskState.CANCELLED and (edited or entry.reason == _REMOVED):
+        if entry.state is TaskState.CANCELLED and (edited or entry.reason in (_REMOVED, _OVER)):
             self._ledger.move(task.id, TaskState.PENDING, f"back in {task.file}", **fresh)
         elif entry.state in (TaskState.FAILED, TaskState.REJECTED) and edited:
             self._ledger.move(task.id, TaskState.PENDING, f"edited in {task.file}", **fresh)
@@ -151,7 +153,8 @@ class Intake:
         """Only what is certainly gone: a file or folder that cannot be read takes nothing away."""
         wanted = {entry.task.id: entry.task.file for entry in self._ledger.entries() if entry.state not in SETTLED}
         for task_id in sorted(state.gone(wanted)):
-            drop(self._ledger.get(task_id), _REMOVED)
+            written_by_discovery = f"/{wanted[task_id]}".startswith(f"/{self._settings.paths.tasks}/auto/")
+            drop(self._ledger.get(task_id), _OVER if written_by_discovery else _REMOVED)
 
     def _keep_problems(self, state: SpoolState) -> None:
         with self._ledger.batch():
