@@ -18,7 +18,7 @@ from coordinator.domain.attempt import ClaimRecord
 from coordinator.domain.event import AgentExited, AgentStarted, Noticed
 from coordinator.fleet.muster import read_muster
 from coordinator.fleet.pool import AgentPool
-from coordinator.kit import lock
+from coordinator.kit import lock, process_table
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.lock import process_start
@@ -302,13 +302,16 @@ async def test_a_frozen_holder_of_ours_is_killed(
 
 
 async def test_what_a_killed_agent_left_is_found_by_mark_or_by_lock(layout: Layout, watched: Watched) -> None:
-    """Its command lives on and holds the claim; a child of the second one has left session and environment too."""
+    """Its warden does not act, so its command lives on and holds the claim; a child of the second one has left session and
+    environment too."""
     wild = 'trap "" TERM; echo $$ > "$0"; while :; do sleep 0.05; done'
     hidden = f'up="$COORDINATOR_ATTEMPT/up"; env -i PATH="$PATH" setsid sh -c \'{wild}\' "$up" & exec sleep 60'
     for name, script in (("a", STUBBORN), ("b", hidden)):
         task = offer(layout, name, script)
         agent = await asyncio.to_thread(start_agent, layout, "--once", name=name)
         pid = int(await asyncio.to_thread(task.wait_for, "up"))
+        [warden] = [each for each, seen in process_table.rows().items() if seen.parent == agent.pid]
+        os.kill(warden, signal.SIGSTOP)
         agent.kill()
         agent.wait()
         assert task.held()
