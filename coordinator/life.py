@@ -19,7 +19,7 @@ from coordinator.domain.errors import BadInput, GateBroken
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloading, DaemonStopped, Noticed, ReloadRefused
 from coordinator.domain.problem import Problem
 from coordinator.domain.task import TaskState
-from coordinator.fleet.directory import make_state, own_scratch, sole_daemon
+from coordinator.fleet.directory import keep_out_of_commits, make_state, own_scratch, sole_daemon
 from coordinator.kit import files, git, process
 from coordinator.kit.clock import SystemClock
 from coordinator.sdk.layout import Layout
@@ -203,6 +203,8 @@ class Life:
             await daemon.pool.stop_now()
         except OSError as error:
             _log.warning("not all agents could be stopped: %s", error, extra={"action": "abandon_failed"})
+        with contextlib.suppress(OSError):
+            keep_out_of_commits(daemon.layout)  # git leaves nested clones alone, but not what hides them
         return _TEMPFAIL
 
     async def _drain(self) -> int:

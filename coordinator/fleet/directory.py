@@ -29,11 +29,16 @@ _PROBE_PAUSE_S: Final = 0.01
 def make_state(layout: Layout) -> None:
     """Create the folder; a ``.gitignore`` of its own keeps it out of everybody's commits."""
     layout.state.mkdir(parents=True, exist_ok=True)
-    ignore = layout.state / ".gitignore"
-    if not ignore.exists():
-        lock.write_atomic(ignore, b"*\n")
+    keep_out_of_commits(layout)
     for folder in (layout.ready, layout.claims, layout.attempts, layout.worktrees, layout.agents):
         folder.mkdir(exist_ok=True)
+
+
+def keep_out_of_commits(layout: Layout) -> None:
+    """Where there is a state folder, it hides itself from git. Raises ``OSError``."""
+    ignore = layout.state / ".gitignore"
+    if layout.state.is_dir() and not ignore.exists():
+        lock.write_atomic(ignore, b"*\n")
 
 
 @contextlib.contextmanager

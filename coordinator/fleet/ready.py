@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.domain.attempt import Order
+from coordinator.fleet.directory import keep_out_of_commits
 from coordinator.kit import lock
 from coordinator.policy import brief
 from coordinator.sdk.layout import Layout, branch_name, task_of_entry
@@ -107,6 +108,7 @@ class ReadyBoard:
         order = self._order(item)
         folder = self._layout.attempt(item.task.id, item.generation)
         folder.mkdir(parents=True, exist_ok=True)
+        keep_out_of_commits(self._layout)  # whoever tidied up may have taken that away as well
         text = brief.compose(item.task, item.card, generation=item.generation, feedback=item.feedback)
         lock.write_atomic(folder / "brief.md", text.encode())
         lock.write_atomic(folder / "order.json", json.dumps(order.to_json(), indent=1).encode())

@@ -335,8 +335,10 @@ def test_a_target_that_is_checked_out_stops_the_line_until_it_is_not(house: Hous
 
 def test_who_removes_the_ready_folder_stops_nobody(house: House, daemon: subprocess.Popen[str]) -> None:
     shutil.rmtree(house.top / ".coordinator" / "ready")
+    (house.top / ".coordinator" / ".gitignore").unlink()
     house.task("t", "echo 1 > new")
     _wait_for(house, "t", "completed")
+    assert ".coordinator" not in house.git("status", "--porcelain", "--untracked-files=all")
 
 
 def test_a_daemon_whose_folder_is_removed_stops_all_and_says_why(house: House) -> None:
@@ -350,6 +352,7 @@ def test_a_daemon_whose_folder_is_removed_stops_all_and_says_why(house: House) -
     assert first.returncode == 75, said
     assert "was removed while the daemon ran" in said
     assert "Traceback" not in said
+    assert ".coordinator" not in house.git("status", "--porcelain", "--untracked-files=all")
     assert process_start(int(pid_file.read_text())) is None
     assert house.command("run", "--until-idle").returncode == 0
     assert house.landed() == ["t"]
