@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def true_words(fleet: ChaosFleet) -> Look:
             yield f"explain does not explain {task}"
     yield from fleet.died
     text = fleet.log.read_text(errors="replace")
-    if "Traceback" in text:
+    if re.search(r"^Traceback ", text, re.MULTILINE):
         yield f"a traceback in {fleet.log}"
     return f"{sum(counted.values())} tasks, {len(text.splitlines())} lines of log"
 

@@ -325,7 +325,14 @@ async def test_an_agent_of_another_make_gets_a_term_and_then_a_kill(layout: Layo
     rude = third_party(layout, "b", "trap '' TERM; while :; do sleep 0.02; done")
     try:
         records = [record_of(layout, polite, "a"), record_of(layout, rude, "b")]
-        wait_until(lambda: b"sleep" in subprocess.check_output(["ps", "-o", "args", "--ppid", str(rude.pid)]))
+        wait_until(
+            lambda: (
+                b"sleep"
+                in subprocess.run(
+                    ["ps", "-o", "args", "--ppid", str(rude.pid)], capture_output=True, check=False
+                ).stdout
+            )
+        )
         await asyncio.gather(*(watched.pool.stop_holder(record, 0.3) for record in records))
         assert not lock.is_held(layout.claim_lock("a"))
         assert not lock.is_held(layout.claim_lock("b"))
