@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from aiohttp import ClientResponse, ClientSession, web
+    from aiohttp import ClientResponse, ClientSession, TCPConnector, web
 
 Headers = tuple[tuple[str, str], ...]
 """Names as they were sent, in their order, repeated ones included."""
@@ -31,8 +31,7 @@ _LINE_BYTES: Final = 16 * 1024
 _LAST_WORDS_S: Final = 0.5
 """Time that handlers have to end, once they were told to, before their connections are closed."""
 _AT_ONCE_S: Final = 0.25
-_STALE: Final = 3
-"""Kept connections that may turn out to have been closed by the other end, before that counts as not reached."""
+"""A kept connection that the other end had closed shows it within a round trip."""
 
 
 class AnswerCut(Exception):
@@ -167,29 +166,22 @@ class HttpClient:
     """Keeps connections; obeys ``HTTPS_PROXY`` and ``NO_PROXY``, follows no redirect, keeps no cookie, reads no netrc."""
 
     def __init__(self) -> None:
-        self._session: ClientSession | None = None
+        self._kept: ClientSession | None = None
+        self._fresh: ClientSession | None = None
 
     async def open(self) -> None:
         await asyncio.to_thread(_load)
         import aiohttp
 
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
-        self._session = aiohttp.ClientSession(
-            auto_decompress=False,
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_field_size=_FIELD_BYTES,
-            max_line_size=_LINE_BYTES,
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, connect=2 * _CONNECT_S),
-            trace_configs=[trace],
-        )
+        self._kept = _session(aiohttp.TCPConnector(limit=0, ttl_dns_cache=60))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, force_close=True))
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        sessions = self._kept, self._fresh
+        self._kept = self._fresh = None
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
     @asynccontextmanager
     async def send(self, method: str, url: str, headers: Headers, body: bytes) -> AsyncIterator[Answer]:
@@ -207,30 +199,55 @@ class HttpClient:
             response.close()  # a connection whose answer was read to its end has gone back to the pool before
 
     async def _ask(self, method: str, url: str, headers: Headers, body: bytes) -> ClientResponse:
-        """A kept connection that the other end closed meanwhile is no fault of anybody's: the next one is tried. It shows at
-        once; what breaks off later may have been worked on, and paid for, and is not sent again."""
+        """A kept connection that the other end had closed is no fault of anybody's: it is sent once more, on a fresh one. That
+        shows at once; what breaks off later may have been worked on, and paid for, and is not sent again."""
         import aiohttp
 
-        assert self._session is not None  # open
-        stale = 0
-        while True:
-            seen, began = SimpleNamespace(reused=False), asyncio.get_running_loop().time()
-            try:
-                return await self._session.request(
-                    method,
-                    url,
-                    allow_redirects=False,
-                    data=io.BytesIO(body) if body or method == "POST" else None,
-                    headers=headers,
-                    proxy=_proxy_for(url),
-                    trace_request_ctx=seen,
-                )
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                stale += 1
-                gone = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-                at_once = asyncio.get_running_loop().time() - began < _AT_ONCE_S
-                if not (gone and at_once and seen.reused and stale <= _STALE):
-                    raise NotReached(_why(error)) from error
+        assert self._kept is not None  # open
+        assert self._fresh is not None
+        seen, began = SimpleNamespace(reused=False), asyncio.get_running_loop().time()
+        try:
+            return await _request(self._kept, method, url, headers, body, seen)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            gone = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+            at_once = asyncio.get_running_loop().time() - began < _AT_ONCE_S
+            if not (gone and at_once and seen.reused):
+                raise NotReached(_why(error)) from error
+        try:
+            return await _request(self._fresh, method, url, headers, body, seen)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NotReached(_why(error)) from error
+
+
+def _session(connector: TCPConnector) -> ClientSession:
+    import aiohttp
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    return aiohttp.ClientSession(
+        auto_decompress=False,
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_field_size=_FIELD_BYTES,
+        max_line_size=_LINE_BYTES,
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, connect=2 * _CONNECT_S),
+        trace_configs=[trace],
+    )
+
+
+async def _request(
+    session: ClientSession, method: str, url: str, headers: Headers, body: bytes, seen: SimpleNamespace
+) -> ClientResponse:
+    return await session.request(
+        method,
+        url,
+        allow_redirects=False,
+        data=io.BytesIO(body) if body or method == "POST" else None,
+        headers=headers,
+        proxy=_proxy_for(url),
+        trace_request_ctx=seen,
+    )
 
 
 async def _note_reuse(_: ClientSession, context: SimpleNamespace, __: Any) -> None:

@@ -275,6 +275,27 @@ async def test_a_stale_connection_is_no_fault(tmp_path: Path) -> None:
         assert len(house.served()) == 2
 
 
+@pytest.mark.parametrize(("after_s", "times"), [(0.05, 2), (0.5, 1)])
+async def test_a_call_that_may_have_been_worked_on_is_not_sent_again_and_again(
+    tmp_path: Path, after_s: float, times: int
+) -> None:
+    """Six kept connections; each call that comes again is read whole, and then broken off."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"costly":
+            await asyncio.sleep(after_s)
+            exchange.writer.transport.abort()
+            return
+        if exchange.body == b"warm":
+            await asyncio.sleep(0.1)
+        await hello(exchange)
+
+    async with housed(tmp_path, script) as (house, upstream):
+        await asyncio.gather(*(house.reply(body=b"warm") for _ in range(6)))
+        assert (await house.reply(body=b"costly")).status == 502
+        assert sum(one.body == b"costly" for one in upstream.seen) == times
+
+
 async def test_statuses_pass_and_are_counted(tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         more = "retry-after: 7\r\nanthropic-ratelimit-requests-remaining: 0\r\n"
