@@ -35,7 +35,8 @@ class FleetSettings:
     that is asked to end flushes its transcript within 3 s; background work it started may need a little longer."""
     loop_repeats: int = 8
     """The same call (or round of up to four calls) with the same answer this many times in a row is a loop, 3…1000: who tries
-    again for a reason does so two or three times. Less often than every 15 s it is polling, and may be five times as many."""
+    again for a reason does so two or three times. Less often than every 10 s it is polling: then five times as many are, and
+    none while processes or files move beside it."""
     quick_death_s: float = 60.0
     """A crash within this time of its start counts for ``crash_loop``."""
     ramp_s: float = 1.0

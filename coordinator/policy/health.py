@@ -32,12 +32,13 @@ TOOL_SLACK_S: Final = 15.0
 OVERSPENT: Final = 1.1
 """Share of the budget from which on it is enforced from outside: a CLI notices its budget after the call that broke it."""
 
-POLL_S: Final = 15.0
-"""Who makes the same call less often than this, on average, waits for something (a build, a job of CI): a loop does not wait,
-its calls come as fast as the model answers, every 2 to 10 s."""
+POLL_S: Final = 10.0
+"""Who makes the same call less often than this, on average, waits for something (a build, a job of CI; "sleep 10" is the
+shortest wait that agents were seen to choose): a loop does not wait, its calls come as fast as the model answers. While
+processes or files move beside it, what it waits for lives, and waiting is no loop however long it takes."""
 
 POLLS: Final = 5
-"""So many times ``loop_repeats`` polls are a loop, too: with the usual 8, and one every 15 s, ten minutes without any news."""
+"""So many times ``loop_repeats`` polls are a loop, too: with the usual 8, one every 15 s, ten minutes of standstill."""
 
 QUIET_SHARE: Final = 0.5
 """A silence is worth telling when this share of the patience with it is used up."""
@@ -221,7 +222,8 @@ def _finished(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
 
 def _excessive(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
     polls = _is_polling(seen)
-    if seen.repeats >= limits.loop_repeats * (POLLS if polls else 1):
+    awaited = polls and min(seen.busy_age_s, seen.changed_age_s) <= POLL_S
+    if seen.repeats >= limits.loop_repeats * (POLLS if polls else 1) and not awaited:
         what = f"the same call of {seen.tool}" if seen.tool else "the same call"
         limit = f"[fleet] loop_repeats = {limits.loop_repeats}{f', {POLLS} times as many for polling' if polls else ''}"
         reason = f"{what} with the same answer {seen.repeats} times in a row, alone or in turn with others ({limit})"

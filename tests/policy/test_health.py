@@ -197,7 +197,7 @@ def test_a_loop_is_condemned_at_its_count() -> None:
 
 
 def test_a_build_that_is_polled_with_the_same_answer_lives_for_long() -> None:
-    polled = _seen(Doing.USING_TOOL, repeats=8, repeat_age_s=6 * 120.0, tool="Bash", tool_limit_s=600.0)
+    polled = _seen(Doing.USING_TOOL, quiet=60.0, repeats=8, repeat_age_s=6 * 120.0, tool="Bash", tool_limit_s=600.0)
     assert judge(polled, LIMITS).state is HealthState.USING_TOOL
     assert judge(replace(polled, repeats=39, repeat_age_s=37 * 120.0), LIMITS).condemned is None
     found = judge(replace(polled, repeats=40, repeat_age_s=38 * 120.0), LIMITS)
@@ -207,13 +207,26 @@ def test_a_build_that_is_polled_with_the_same_answer_lives_for_long() -> None:
 
 
 @given(
+    repeats=st.integers(3, 10_000),
+    pause=st.floats(POLL_S + 0.1, 1000),
+    beside=st.sampled_from(["busy_age_s", "changed_age_s"]),
+    age=st.floats(0, POLL_S),
+)
+def test_what_is_waited_for_lives_and_waiting_for_it_is_no_loop(
+    repeats: int, pause: float, beside: str, age: float
+) -> None:
+    seen = _seen(quiet=500.0, repeats=repeats, repeat_age_s=pause * (repeats - 2))
+    assert judge(replace(seen, **{beside: age}), LIMITS).condemned is not Ending.LOOPING
+
+
+@given(
     limit=st.integers(3, 1000),
     pause=st.one_of(st.floats(0, 200), st.sampled_from([POLL_S - 0.2, POLL_S + 0.2])),
     data=st.data(),
 )
 def test_the_pace_decides_how_many_repeats_are_a_loop(limit: int, pause: float, data: st.DataObject) -> None:
     repeats = data.draw(st.one_of(st.integers(2, 6 * limit), st.sampled_from([limit - 1, limit, 5 * limit])))
-    seen = _seen(repeats=repeats, repeat_age_s=pause * (repeats - 2))
+    seen = _seen(quiet=60.0, repeats=repeats, repeat_age_s=pause * (repeats - 2))
     loops = judge(seen, replace(LIMITS, loop_repeats=limit)).condemned is Ending.LOOPING
     if pause < POLL_S - 0.1:
         assert loops == (repeats >= limit)
