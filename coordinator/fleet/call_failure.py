@@ -17,8 +17,9 @@ from coordinator.fleet.driver import Said
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LONGEST: Final = 600
-_OURS: Final = "coordinator: "
+LONGEST: Final = 600
+"""Characters of a sentence about a failure."""
+OURS: Final = "coordinator: "
 """How our gateway begins what it says by itself."""
 
 
@@ -72,10 +73,10 @@ _FOR_NOW: Final = frozenset({408, 409, 425, 502, 503, 504, 529})
 
 def said_of(failure: CallFailure, *, gateway: bool, remedy: str, now: float) -> Said:
     """``remedy`` names what a login is made of where the coordinator is started."""
-    told = _for_people(failure.message) or failure.kind or f"HTTP status {failure.status}"
+    told = for_people(failure.message) or failure.kind or f"HTTP status {failure.status}"
     failed = Said(outcome=Outcome.FAILED, summary=told)
     words = f"{failure.kind} {failure.message}"
-    ours, status = _OURS in failure.message, failure.status
+    ours, status = OURS in failure.message, failure.status
     if status == 403 and ours:  # its key is revoked: the attempt was over before
         return replace(failed, reason=Reason.UNAVAILABLE)
     if status == 402 and ours:
@@ -95,8 +96,8 @@ def login_missing(told: str, *, gateway: bool, remedy: str) -> Said:
     """With what would help; the program's own advice is for somebody at a keyboard."""
     where = f"set {remedy} where the coordinator is started, and restart it"
     through = " (calls go through its gateway)" if gateway else ""
-    summary = told if _OURS in told else f"{told[: _LONGEST - 200]}; {where}{through}"
-    return Said(outcome=Outcome.FAILED, reason=Reason.LOGIN_MISSING, summary=summary[:_LONGEST])
+    summary = told if OURS in told else f"{told[: LONGEST - 200]}; {where}{through}"
+    return Said(outcome=Outcome.FAILED, reason=Reason.LOGIN_MISSING, summary=summary[:LONGEST])
 
 
 def is_known(words: str) -> bool:
@@ -109,9 +110,9 @@ def is_unwelcome(failure: CallFailure) -> bool:
     return failure.status in (401, 403) or (not failure.status and bool(_LOGIN.search(failure.message)))
 
 
-def _for_people(said: str) -> str:
+def for_people(said: str) -> str:
     """Its words as they are, but nothing that a terminal would obey."""
-    return "".join(sign for sign in said[: 2 * _LONGEST] if sign.isprintable() or sign == "\n").strip()[:_LONGEST]
+    return "".join(sign for sign in said[: 2 * LONGEST] if sign.isprintable() or sign == "\n").strip()[:LONGEST]
 
 
 # -- when -----------------------------------------------------------------------------------------------------------

@@ -12,14 +12,10 @@ from types import MappingProxyType
 from typing import Final
 
 from coordinator.domain.attempt import Outcome, Reason
-from coordinator.fleet.call_failure import failure_in, said_of
+from coordinator.fleet.call_failure import LONGEST, OURS, failure_in, for_people, said_of
 from coordinator.fleet.driver import Ended, Said, by_exit
 
-_LONGEST: Final = 600
 _REFUSALS_TOLD: Final = 3
-
-_OURS: Final = "coordinator: "
-"""How our gateway begins what it says by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +57,8 @@ class Trouble:
         if self.gateway:
             remedy = "set ANTHROPIC_API_KEY"
         where = f"{remedy} where the coordinator is started, and restart it"
-        summary = said if _OURS in said else f"{said}; {where}"
-        return Said(outcome=Outcome.FAILED, reason=Reason.LOGIN_MISSING, summary=summary[:_LONGEST])
+        summary = said if OURS in said else f"{said}; {where}"
+        return Said(outcome=Outcome.FAILED, reason=Reason.LOGIN_MISSING, summary=summary[:LONGEST])
 
 
 def verdict(last: LastWord, trouble: Trouble) -> Said:
@@ -71,7 +67,7 @@ def verdict(last: LastWord, trouble: Trouble) -> Said:
     if not last.failed and last.subtype == "success":
         if not trouble.refused:
             return Said(outcome=Outcome.DONE, summary=text)
-        summary = f"{trouble.refusals}; {text}"[:_LONGEST]
+        summary = f"{trouble.refusals}; {text}"[:LONGEST]
         # what git says of a call that was answered is the daemon's to look at
         outcome = Outcome.DONE if trouble.touched else Outcome.FAILED
         return Said(outcome=outcome, reason=Reason.DENIED, summary=summary)
@@ -104,9 +100,8 @@ _STATUSES: Final = MappingProxyType({"authentication_failed": 401, "rate_limit":
 
 
 def _for_people(text: str) -> str:
-    """Its words as they are, but nothing that a terminal would obey, and no number that only programs read."""
-    text = _STAMP.sub("", text)
-    return "".join(sign for sign in text[: 2 * _LONGEST] if sign.isprintable() or sign == "\n").strip()[:_LONGEST]
+    """Without a number that only programs read."""
+    return for_people(_STAMP.sub("", text))
 
 
 def _by_words(text: str) -> Reason | None:

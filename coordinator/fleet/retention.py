@@ -53,7 +53,7 @@ class _Folder:
 
 
 class Retention:
-    """Used by a tick and by hand."""
+    """``look_again`` is called by a tick."""
 
     def __init__(self, layout: Layout, ledger: Ledger, git: Git, bus: Bus, clock: Clock, settings: Settings) -> None:
         self._admission = Admission(layout.state, settings.fleet)
@@ -73,8 +73,8 @@ class Retention:
             self._ran_at = now
             await self.reclaim()
 
-    async def reclaim(self, *, dry_run: bool = False) -> SpaceReclaimed:
-        """Give up what may be; with ``dry_run`` only say what that would be."""
+    async def reclaim(self) -> SpaceReclaimed:
+        """Give up what may be, and say how much that was."""
         folders = await asyncio.to_thread(_measure, self._layout)
         now = self._clock.now().timestamp()
         newest: dict[str, int] = {}
@@ -85,19 +85,16 @@ class Retention:
         chosen = retention.choose(
             known, longest_age_s=days * _DAY_S if days else None, most_bytes=self._most_bytes(total)
         )
-        gone = []
-        for one in chosen:
-            if dry_run or await self._give_up(known[one]):
-                gone.append(one)
+        gone = [one for one in chosen if await self._give_up(known[one])]
         freed = sum(one.bytes for one in gone)
         report = SpaceReclaimed(
             attempts=sum(one.generation != HOME for one in gone),
             freed_bytes=freed,
             homes=sum(one.generation == HOME for one in gone),
             kept_bytes=total - freed,
-            refs=await self._drop_refs(dry_run=dry_run),
+            refs=await self._drop_refs(),
         )
-        if not dry_run and (gone or report.refs):
+        if gone or report.refs:
             self._bus.publish(report)
         return report
 
@@ -144,7 +141,7 @@ class Retention:
             _remove_if_empty(folder.path.parent)
         return True
 
-    async def _drop_refs(self, *, dry_run: bool) -> int:
+    async def _drop_refs(self) -> int:
         """Rescue refs of attempts that landed long ago, as long as their commit is still in the target's history."""
         days = self._settings.retention.rescue_days
         if not days:
@@ -156,11 +153,10 @@ class Retention:
             try:
                 if entry is None or not entry.commit or not await self._git.is_ancestor(entry.commit, target):
                     continue
+                heads = await self._git.refs(rescue_heads(task, generation))
+                await self._git.update_refs([(ref, "") for ref in (rescue_ref(task, generation), *heads)])
+                self._ledger.record(task, generation, rescue="")
                 dropped += 1
-                if not dry_run:
-                    heads = await self._git.refs(rescue_heads(task, generation))
-                    await self._git.update_refs([(ref, "") for ref in (rescue_ref(task, generation), *heads)])
-                    self._ledger.record(task, generation, rescue="")
             except ToolFailed as error:
                 extra = {"action": "reclaim_failed", "task": task, "generation": generation}
                 _log.warning("rescue ref of %s/%d is kept: %s", task, generation, error, extra=extra)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.domain.event import SpaceReclaimed
 from coordinator.domain.settings import FleetSettings, LandSettings, RetentionSettings, Settings
 from coordinator.domain.task import Task, TaskState
 from coordinator.fleet.ledger import Ledger
@@ -114,15 +113,6 @@ async def test_too_much_goes_oldest_first(place: Place) -> None:
     report = await place.retention(max_bytes=450_000).reclaim()
     assert place.left() == {"t0/1", "home of t0", "t1/1", "home of t1"}
     assert report.kept_bytes <= 450_000
-
-
-async def test_a_dry_run_says_the_same_and_does_nothing(place: Place) -> None:
-    place.task("done", TaskState.COMPLETED, days=30)
-    before = place.left()
-    report = await place.retention().reclaim(dry_run=True)
-    assert (report.attempts, report.homes) == (1, 1)
-    assert place.left() == before
-    assert not any(isinstance(event, SpaceReclaimed) for event in place.events)
 
 
 async def test_what_is_claimed_stays_whatever_the_ledger_says(place: Place) -> None:
