@@ -292,19 +292,19 @@ def test_a_hung_tree_is_condemned_at_its_silence_and_a_silent_build_is_not(
     sensor = Sensor(PlainReader(), tmp_path / "agent.log", tmp_path, understood=False)
     _start(child, "while True: pass" if busy else "time.sleep(1000)")
     wait_until(lambda: sensor.look().processes > 0, what="the child")
-    found: list[tuple[Vitals, HealthDiagnosis]] = []
+    found: list[tuple[Vitals, HealthDiagnosis, float]] = []
 
     def over() -> bool:
         vitals = sensor.look()
         vigil.turn()
         seen = Sighting(beat=len(found), held=True, record=None, vitals=vitals)
-        found.append((vitals, vigil.judge(("t", 1), seen, limits)))
+        found.append((vitals, vigil.judge(("t", 1), seen, limits), clock.monotonic()))
         return found[-1][1].condemned is not None or vitals.seen_at - vitals.started_at > 8.0
 
     wait_until(lambda: over() or (busy and found[-1][0].seen_at - found[-1][0].started_at > 3.0), what="a verdict")
-    vitals, diagnosis = found[-1]
+    vitals, diagnosis, judged_at = found[-1]
     if busy:
         assert diagnosis.condemned is None
     else:
         assert diagnosis.condemned is Ending.STALLED
-        assert 2.0 < vitals.seen_at - max(vitals.busy_at, vitals.progress_at) < 2.2
+        assert 2.0 < judged_at - max(vitals.busy_at, vitals.progress_at) < 2.2
