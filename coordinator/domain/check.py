@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 
 
 class BrokenBy(enum.StrEnum):
-    """Why a check could not look: ``ENVIRONMENT`` (tool missing, not started, killed from outside), ``TIME`` (over its
-    limit), ``TREE`` (the tool ran, but could make nothing of this tree: nothing collected, crash, endless output).
+    """Why a check could not look: ``ENVIRONMENT`` (tool missing, not started, killed from outside), ``MOMENT`` (it failed, but
+    the machine is in a state in which anything may), ``TIME`` (over its limit), ``TREE`` (the tool ran, but could make
+    nothing of this tree: nothing collected, crash, endless output).
     """
 
     ENVIRONMENT = "environment"
+    MOMENT = "moment"
     TIME = "time"
     TREE = "tree"
 

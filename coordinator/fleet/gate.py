@@ -24,6 +24,7 @@ from coordinator.checks.shell import run_command
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
 from coordinator.domain.errors import BadRepository, CoordinatorError
 from coordinator.domain.event import GateJudged
+from coordinator.fleet.baselines import Baselines
 from coordinator.kit import process
 from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge, without_tests
 
@@ -84,6 +85,7 @@ class Gate:
     """Judges merged trees; remembers what each check said about a tree so that the target is looked at once."""
 
     def __init__(self, git: Git, settings: Settings, layout: Layout, store: Store, clock: Clock, bus: Bus) -> None:
+        self._baselines = Baselines(store, clock)
         self._bus = bus
         self._clock = clock
         self._folder = layout.state / "gate"
@@ -91,6 +93,7 @@ class Gate:
         self._layout = layout
         self._plans: dict[str, GatePlan] = {}
         self._default_role = settings.fleet.default_role
+        self._least_free_bytes = settings.fleet.min_free_bytes
         self._set_aside: dict[str, tuple[Unavailable, float]] = {}
         self._settings = settings.gate
         self._store = store
@@ -177,7 +180,7 @@ class Gate:
         if verdict.kind is VerdictKind.PASSED:
             self._remember_plan(merged_tree, new_plan)
             for check, pair in weighed:
-                self._remember(merged_tree, check, pair.merged)
+                self._baselines.remember(merged_tree, check, pair.merged)
         roles = {task.id: task.role or self._default_role for task in tasks}
         return without_tests(verdict, untested, roles, land=self._settings.untested == "land")
 
@@ -187,7 +190,7 @@ class Gate:
         """One check on both trees; what speaks against the change is looked at twice. None when it was set aside."""
         if self._is_aside(check):
             return None
-        remembered = self._recall(target_tree, check)
+        remembered = self._baselines.recall(target_tree, check)
         baseline = (remembered or await self._baseline(check, trees, target_tree)).ran
         if baseline.reason == NOTHING_COLLECTED:
             return await self._first_time(check, trees, missing)
@@ -216,7 +219,7 @@ class Gate:
         merged = (await self._run(check, trees, await trees.merged())).ran
         if merged.reason == NOTHING_COLLECTED:
             return None
-        if merged.status is CheckStatus.BROKEN and not check.required:
+        if merged.status is CheckStatus.BROKEN and not check.required and merged.broken_by is not BrokenBy.MOMENT:
             missing.append(_unavailable(check, merged))  # of this tree, which says nothing about others
             return None
         return Pair(
@@ -226,9 +229,13 @@ class Gate:
         )
 
     async def _baseline(self, check: Check, trees: _Trees, target_tree: str) -> CheckOutcome:
+        """What the target says now. What fails there excuses a change, so it has to fail twice."""
         outcome = await self._run(check, trees, await trees.target())
-        self._remember(target_tree, check, outcome)
-        return outcome
+        if outcome.status is CheckStatus.FAILED:
+            trees.forget()
+            second = await self._run(check, trees, await trees.target())
+            outcome = confirmed(Pair(baseline=outcome, merged=outcome), second).merged
+        return self._baselines.settled(target_tree, check, outcome)
 
     async def _accepts(self, trees: _Trees, plan: GatePlan, tasks: Sequence[Task]) -> list[Accepted]:
         """Each task's own commands, up to the first that does not pass: the rest would only cost time."""
@@ -249,9 +256,18 @@ class Gate:
 
     async def _accept(self, command: str, trees: _Trees, tree: Path, plan: GatePlan) -> CheckOutcome:
         with self._at(command):
-            return await run_command(
+            outcome = await run_command(
                 command, name=command, tree=tree, scratch=trees.scratch(), surroundings=plan.surroundings
             )
+            return self._unless_short(outcome)
+
+    def _unless_short(self, outcome: CheckOutcome) -> CheckOutcome:
+        """What fails on a full disk fails for that."""
+        free = process.free_disk(self._folder)
+        if outcome.status is CheckStatus.PASSED or free >= self._least_free_bytes:
+            return outcome
+        reason = f"only {free / 2**20:.0f} MiB are free on the disk of {self._folder} ([fleet] min_free_bytes)"
+        return replace(outcome, broken_by=BrokenBy.MOMENT, none_ran="", reason=reason, status=CheckStatus.BROKEN)
 
     @contextlib.contextmanager
     def _at(self, what: str) -> Iterator[None]:
@@ -263,7 +279,7 @@ class Gate:
 
     async def _run(self, check: Check, trees: _Trees, tree: Path) -> CheckOutcome:
         with self._at(check.name):
-            outcome = await check.run(tree, trees.scratch())
+            outcome = self._unless_short(await check.run(tree, trees.scratch()))
         _log.debug(
             "check done",
             extra={"action": "check_done", "check": check.name, "status": outcome.status, "took_s": outcome.took_s},
@@ -280,7 +296,7 @@ class Gate:
 
         Not for good: what it lacked may be installed by and by. A slow one is asked less often.
         """
-        if check.required:
+        if check.required or outcome.broken_by is BrokenBy.MOMENT:
             return False
         until = self._clock.monotonic() + max(_LOOK_AGAIN_S, 10 * outcome.took_s)
         self._set_aside[check.key] = (_unavailable(check, outcome), until)
@@ -313,52 +329,10 @@ class Gate:
         while len(self._plans) > _PLANS_KEPT:
             del self._plans[next(iter(self._plans))]
 
-    def _recall(self, tree: str, check: Check) -> CheckOutcome | None:
-        rows = self._store.query("baseline_get", tree=tree, command=check.key)
-        return decode_outcome(rows[0]["outcome"]) if rows else None
-
-    def _remember(self, tree: str, check: Check, outcome: CheckOutcome) -> None:
-        if outcome.status is CheckStatus.BROKEN:
-            return
-        at = self._clock.now().isoformat()
-        self._store.execute("baseline_put", tree=tree, command=check.key, outcome=encode_outcome(outcome), at=at)
-
 
 def _unavailable(check: Check, outcome: CheckOutcome) -> Unavailable:
     remedy = "make a .venv with the project's requirements; or say in [gate] commands what to run"
     return Unavailable(check=check.name, reason=outcome.reason, remedy=remedy, tests=check.tests)
-
-
-def encode_outcome(outcome: CheckOutcome) -> str:
-    """A passed or failed outcome as JSON; the excerpt is left out, it is of no use to a later comparison."""
-    return json.dumps(
-        {
-            "check": outcome.check,
-            "failures": sorted(outcome.failures),
-            "none_ran": outcome.none_ran,
-            "reason": outcome.reason,
-            "seen": sorted(outcome.seen),
-            "status": outcome.status,
-            "took_s": outcome.took_s,
-        }
-    )
-
-
-def decode_outcome(text: str) -> CheckOutcome | None:
-    """None for what cannot be read: then the check is simply run."""
-    try:
-        data = json.loads(text)
-        return CheckOutcome(
-            check=data["check"],
-            failures=frozenset(data["failures"]),
-            none_ran=data["none_ran"],
-            reason=data["reason"],
-            seen=frozenset(data["seen"]),
-            status=CheckStatus(data["status"]),
-            took_s=data["took_s"],
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def remove_tree(folder: Path) -> None:

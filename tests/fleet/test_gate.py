@@ -16,7 +16,9 @@ from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Verdic
 from coordinator.domain.event import GateJudged
 from coordinator.domain.settings import GateSettings, Settings
 from coordinator.domain.task import Task
-from coordinator.fleet.gate import Gate, decode_outcome, encode_outcome, remove_tree
+from coordinator.fleet import baselines
+from coordinator.fleet.baselines import decode_outcome, encode_outcome
+from coordinator.fleet.gate import Gate, remove_tree
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.git import Git
@@ -200,18 +202,47 @@ async def test_a_failure_that_does_not_come_back_is_a_note(
     assert "flaky" in verdict.notes[0]
 
 
-async def test_a_remembered_target_is_looked_at_again_before_a_change_is_blamed(
-    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+async def test_an_unchanged_target_that_fails_now_excuses_nothing_until_it_is_sure(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two days something outside of the code broke: the target fails as well now."""
+    """Something outside of the code broke: for a moment (a full disk), or for good (a date, a package)."""
     weather = tmp_path / "fine-weather"
     weather.touch()
-    command = f"test -f {weather}"
-    assert (await judge(make(commands=(command,)), repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
+    gate = make(commands=(f"test -f {weather} && test ! -f bad",))
+    assert (await judge(gate, repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
     weather.unlink()
-    verdict = await judge(make(commands=(command,)), repository, head, {"a": "2\n"})
+    verdict = await judge(gate, repository, head, {"bad": "1\n"})
+    assert verdict.kind is VerdictKind.BROKEN
+    assert "passed before and fails now" in verdict.reason
+    weather.touch()
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED, (
+        "the bad moment is forgotten"
+    )
+    weather.unlink()
+    assert (await judge(gate, repository, head, {"a": "2\n"})).kind is VerdictKind.BROKEN
+    monkeypatch.setattr(baselines, "SURE_S", 0.0)
+    verdict = await judge(gate, repository, head, {"a": "2\n"})
     assert verdict.kind is VerdictKind.PASSED
     assert "on the target as well" in verdict.notes[0]
+
+
+async def test_what_fails_once_on_the_target_excuses_nothing(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    command = f"test ! -f bad && {{ test -f {once} || {{ touch {once}; exit 1; }}; }}"
+    assert (await judge(make(commands=(command,)), repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED
+
+
+async def test_what_fails_while_the_disk_is_full_is_nobodys_fault(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    gate = make(commands=("test ! -f bad",))
+    gate._least_free_bytes = 1 << 60
+    for accept in ((), ("false",)):
+        verdict = await judge(gate, repository, head, {"bad": "1\n"}, *accept)
+        assert verdict.kind is VerdictKind.BROKEN
+        assert "min_free_bytes" in verdict.reason
 
 
 async def test_what_checks_leave_in_a_tree_is_not_judged(
