@@ -131,3 +131,8 @@ class UnknownTask(PermanentError):
 
     exit_code = 2
     status = 404
+
+
+def is_the_machines(error: BaseException) -> bool:
+    """Whether it is the system's or the database's own fault (a full disk, say): its words tell all, and no traceback does."""
+    return isinstance(error, OSError) or type(error).__module__ == "sqlite3"

@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from coordinator.domain.errors import is_the_machines
 from coordinator.domain.event import Event, Published
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class Bus:
             try:
                 tap(published)
             except Exception as error:  # noqa: BLE001 - the bus is one of the two seams where a listener's fault must not reach the teller
-                foreseen = isinstance(error, OSError) or type(error).__module__ == "sqlite3"  # a full disk
                 extra = {"action": "tap_failed", "event_kind": event.kind}
-                _log.error("%s was not written down: %s", event.kind, error, exc_info=not foreseen, extra=extra)
+                _log.error(
+                    "%s was not written down: %s", event.kind, error, exc_info=not is_the_machines(error), extra=extra
+                )
         if self._held is not None:
             self._held.append(published)
         else:

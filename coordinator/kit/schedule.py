@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.domain.errors import PermanentError
+from coordinator.domain.errors import PermanentError, is_the_machines
 from coordinator.domain.event import Noticed, ServiceFailed
 
 if TYPE_CHECKING:
@@ -175,11 +175,8 @@ class Ticks:
             self._bus.publish(Noticed(subject=tick.name, message="a run was missed"))
         elif event.code == EVENT_JOB_ERROR:
             error = event.exception
-            _log.error(
-                "tick failed",
-                exc_info=(type(error), error, error.__traceback__),
-                extra={"action": "tick_failed", "tick": tick.name},
-            )
+            trace = None if is_the_machines(error) else (type(error), error, error.__traceback__)
+            _log.error("%s failed: %s", tick.name, error, exc_info=trace, extra={"action": "tick_failed"})
             self._bus.publish(ServiceFailed(service=tick.name, error=repr(error), after_s=tick.seconds))
         if tick.again:
             tick.again = False

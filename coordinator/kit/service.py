@@ -11,6 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from coordinator.domain.errors import is_the_machines
 from coordinator.domain.event import ServiceFailed
 
 if TYPE_CHECKING:
@@ -34,9 +35,8 @@ class Service(Protocol):
 
 def _say(name: str, error: Exception, pause_s: float) -> None:
     """A full disk needs no traceback; what nobody foresaw does."""
-    foreseen = isinstance(error, OSError) or type(error).__module__ == "sqlite3"
     extra = {"action": "service_failed", "service": name}
-    _log.error("%s failed, again in %g s: %s", name, pause_s, error, exc_info=not foreseen, extra=extra)
+    _log.error("%s failed, again in %g s: %s", name, pause_s, error, exc_info=not is_the_machines(error), extra=extra)
 
 
 class Supervisor:

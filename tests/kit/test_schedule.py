@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -120,6 +121,25 @@ async def test_requests_during_a_run_are_one_more_run_and_never_beside_it() -> N
 
     await stage.serve(play)
     assert (runs, most) == (2, 1)
+
+
+async def test_a_full_disk_is_told_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    stage, ran = Stage(), asyncio.Event()
+
+    async def full() -> None:
+        ran.set()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    stage.ticks.every("sweep", 0.05, full)
+
+    async def play() -> None:
+        await ran.wait()
+        while not stage.events:  # noqa: ASYNC110 - a tap has no event of its own
+            await asyncio.sleep(0.005)
+
+    await stage.serve(play)
+    assert "sweep failed: database or disk is full" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_tick_that_raises_is_told_and_comes_again() -> None:
