@@ -58,8 +58,8 @@ _SHORT = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.E
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``coordinator``; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # an old locale must not stop an answer
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr] # an old locale must not stop an answer
     words = sys.argv[1:] if argv is None else argv
     if sys.stdout is None or any(_has_surrogates(word) for word in words):
         print("coordinator: " + (_NO_OUTPUT if sys.stdout is None else _NO_TEXT), file=sys.stderr)
@@ -118,9 +118,22 @@ def _run(parsed: argparse.Namespace, verbs: Mapping[str, Verb]) -> int:
             root = repository_top(Path(parsed.directory or "."))
             arguments = command.RunArguments(**_typed(command.RunArguments, parsed))
             return _run_daemon(root, arguments, as_json=bool(parsed.json))
-    root = repository_top(Path(parsed.directory or "."))
+    if parsed.command == "gateway":
+        with _EndOfRun():
+            typed = command.GatewayArguments(**_typed(command.GatewayArguments, parsed))
+            return _run_gateway(Path(parsed.directory or "."), typed, as_json=bool(parsed.json))
     verb = verbs[parsed.command]
+    root = _top_or_folder(Path(parsed.directory or "."), verb.anywhere)
     return asyncio.run(_ask(verb, root, command.values_of(verb.arguments, parsed), as_json=bool(parsed.json)))
+
+
+def _top_or_folder(start: Path, anywhere: bool) -> Path:
+    try:
+        return repository_top(start)
+    except BadRepository:
+        if anywhere and start.is_dir():
+            return start.resolve()
+        raise
 
 
 def _typed(kind: type[Any], parsed: argparse.Namespace) -> dict[str, Any]:
@@ -305,6 +318,13 @@ def _run_daemon(root: Path, arguments: command.RunArguments, *, as_json: bool) -
     code = asyncio.run(life.run(root, options, screens=screens, tap=summary.take))
     _print_summary(summary, root, state, as_json=as_json)
     return code
+
+
+def _run_gateway(start: Path, arguments: command.GatewayArguments, *, as_json: bool) -> int:
+    from coordinator import alone
+
+    root = _top_or_folder(start, True)
+    return alone.at_terminal(root, _settings(root, lenient=False), arguments, as_json=as_json)
 
 
 def _screens(running: LiveDaemon, logging_as: LogSettings, *, live: bool, as_json: bool) -> Sequence[Service]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
 from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
+from coordinator.domain.lane import Lane
 from coordinator.domain.task import OWNED, TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
@@ -32,6 +33,8 @@ from coordinator.fleet.spool import Spool
 from coordinator.fleet.steward import Steward
 from coordinator.fleet.vigil import Vigil
 from coordinator.fleet.workspace import Workspaces
+from coordinator.gateway.book import CallBook
+from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.gateway import Gateway
 from coordinator.improve.discovery import Discovery
 from coordinator.kit import files, git
@@ -41,6 +44,7 @@ from coordinator.kit.schedule import Ticks
 from coordinator.kit.service import Supervisor
 from coordinator.kit.store import Store
 from coordinator.sdk.layout import Layout
+from coordinator.surface.metrics import exposition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
 _JOURNAL_KEEP = 200_000
 
 _TOLD_WHEN_IDLE = (TaskState.COMPLETED, TaskState.FAILED, TaskState.HELD)
+
+_FOUND = 50
+"""From this priority on, tasks are usually made from findings."""
 
 _KEPT = (TaskState.READY, TaskState.CLAIMED, TaskState.RUNNING)
 """States in which an attempt's worktree is in use."""
@@ -88,6 +95,8 @@ class Daemon:
         self.git = git.Git(facts.top, facts.git_dir, hooks=settings.land.hooks)
         self.workspaces = Workspaces(self.git, layout)
         self.ledger = Ledger(self.store, self.bus, self.clock)
+        self.calls = CallBook(self.store)
+        self.bus.tap(self.calls.take)
         self.gateway = self._make_gateway()
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
@@ -96,10 +105,7 @@ class Daemon:
         self.lander = self._make_lander()
         self.settling = self._make_settling()
         self.steward = self._make_steward()
-        tasks = layout.repository / settings.paths.tasks
-        self.spool = Spool(
-            tasks, layout.repository, settings.fleet, self.bus, self.clock, self.intake.take, known=self.ledger.ids
-        )
+        self.spool = self._make_spool()
         self.discovery = Discovery(
             self.git,
             settings,
@@ -119,9 +125,22 @@ class Daemon:
     def _wake(self) -> None:
         self.steward.wake()
 
+    def _make_spool(self) -> Spool:
+        top, settings, intake = self.layout.repository, self.settings, self.intake
+        tasks, known = top / settings.paths.tasks, self.ledger.ids
+        return Spool(tasks, top, settings.fleet, self.bus, self.clock, intake.take, known=known)
+
     def _make_gateway(self) -> Gateway:
-        state, settings = self.layout.state, self.settings.gateway
-        return Gateway(state, settings, os.environ, self.bus, self.clock, is_live=self._may_call_models)
+        return Gateway(
+            self.layout.state,
+            self.settings.gateway,
+            os.environ,
+            self.bus,
+            self.clock,
+            self.store,
+            render=exposition,
+            who=self._claimant,
+        )
 
     def _make_pool(self) -> AgentPool:
         fleet, hidden = self.settings.fleet, PROVIDER_VARIABLES if self.gateway.on else ()
@@ -174,10 +193,18 @@ class Daemon:
             vigil=Vigil(self.clock, self.bus, heartbeat_s=fleet.heartbeat_s, access=self.gateway),
         )
 
-    def _may_call_models(self, task_id: str, generation: int) -> bool:
-        """An attempt may from its offer to its end; asked for each call."""
+    def _claimant(self, task_id: str, generation: int) -> Claimant | None:
+        """An attempt may call models from its offer to its end; asked for each call, from the gateway's thread."""
         entry = self.ledger.find(task_id)
-        return entry is not None and entry.generation == generation and entry.state in _KEPT
+        if entry is None or entry.generation != generation or entry.state not in _KEPT:
+            return None
+        task, card = entry.task, self.intake.find_card(entry.task)
+        return Claimant(
+            agent=f"{task_id}.{generation}",
+            budget_usd=task.budget_usd or (card.budget_usd if card is not None else 0.0),
+            lane=_lane(task.priority),
+            role=self.intake.role_of(task),
+        )
 
     async def recover(self) -> int:
         """Make sense of what the last daemon left; returns how many agents live on."""
@@ -276,6 +303,13 @@ class Daemon:
         await self.workspaces.sweep(active, {entry.task.id: entry.generation for entry in self.ledger.entries()})
         self.store.execute("journal_trim", keep=_JOURNAL_KEEP)
         self.store.execute("baselines_trim")
+
+
+def _lane(priority: int) -> Lane:
+    """People's tasks before those that were found; 0 before all."""
+    if priority <= 0:
+        return Lane.CRITICAL
+    return Lane.HIGH if priority < _FOUND else Lane.NORMAL if priority < 2 * _FOUND else Lane.LOW
 
 
 class Offline(Operator):

@@ -109,6 +109,7 @@ class Life:
         if daemon.options.self_improve:
             daemon.ticks.every("scan", daemon.settings.discovery.interval_s, daemon.discovery.look_again, jitter_s=30.0)
         services: list[Service] = [
+            daemon.calls,  # stopped after the gateway: what it served last is written
             daemon.gateway,
             daemon.lander,
             daemon.pool,

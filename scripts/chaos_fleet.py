@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.standin.upstream import PromptedUpstream
 
 PROVIDER_KEY = "sk-the-house-alone-knows-this"
-_NO_ROOM = "coordinator: No space left on device"
+_NO_ROOM = ("coordinator: No space left on device", "coordinator: the ledger: database or disk is full")
 ROLES = 12
 """Failures in a row pause a role: over so many of them, one bad run does not stop the fleet."""
 
@@ -79,6 +79,7 @@ retry_s = 1.0
 
 [gateway]
 anthropic_url = "{url}"
+hold_s = 2.0
 """
 _CARD = """\
 driver = "claude"

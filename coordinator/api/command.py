@@ -40,7 +40,14 @@ environment:
   NO_COLOR     anything: no colour, whatever the terminal can do
 """
 
-GROUPS: Final = MappingProxyType({"agents": "Look at agent processes.", "tasks": "Read, write and steer tasks."})
+GROUPS: Final = MappingProxyType(
+    {
+        "agents": "Look at agent processes.",
+        "knobs": "Look at and change numbers that act while everything runs.",
+        "tasks": "Read, write and steer tasks.",
+        "upstreams": "Look at and steer where model calls go.",
+    }
+)
 """First words that have several verbs below them."""
 
 
@@ -55,6 +62,16 @@ class RunArguments:
     stop_within: float | None = option(
         "a stop that takes longer than this stops the agents, too", default=None, metavar="SECONDS"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayArguments:
+    """``coordinator gateway``."""
+
+    name: tuple[str, ...] = option("whom to make a key for (may be repeated)", default=(), metavar="NAME")
+    host: str = option("address to listen at, 127.0.0.1 unless told otherwise", default="", metavar="ADDRESS")
+    port: int | None = option("port to listen at; else one is chosen once and kept", default=None, metavar="PORT")
+    echo: bool = option("answer every call with its own last words; calls nobody", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +102,12 @@ ENTRY_POINTS: Final = (
         arguments=RunArguments,
         doc="Run the daemon: claim, work, judge and land until stopped.",
         example="coordinator run --self-improve --until-idle",
+    ),
+    EntryPoint(
+        name="gateway",
+        arguments=GatewayArguments,
+        doc="Run the gateway for model calls by itself.",
+        example="coordinator gateway --name laptop",
     ),
     EntryPoint(name="agent", arguments=AgentArguments, doc="Run one agent process by hand."),
 )
@@ -126,7 +149,7 @@ def build(verbs: Sequence[Verb], version: str) -> argparse.ArgumentParser:
 def _overview(entries: Iterable[Verb | EntryPoint]) -> str:
     lines = ["commands:"]
     for entry in entries:
-        lines += textwrap.wrap(entry.doc, 79, initial_indent=f"  {entry.name:<15}", subsequent_indent=" " * 17)
+        lines += textwrap.wrap(entry.doc, 79, initial_indent=f"  {entry.name:<17}", subsequent_indent=" " * 19)
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.domain.settings import Settings
+    from coordinator.gateway.gateway import Gateway
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
     from coordinator.kit.store import Store
@@ -126,6 +127,8 @@ class LiveDaemon(Operations, Protocol):
     def bus(self) -> Bus: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def gateway(self) -> Gateway: ...
     @property
     def layout(self) -> Layout: ...
     @property

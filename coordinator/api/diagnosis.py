@@ -164,13 +164,14 @@ def _gateway(desk: Desk) -> Iterator[Diagnosis]:
     remedy = "set the key in the daemon's environment, or [gateway] anthropic_url or openai_url to a server without one"
     used = upstreams.in_use()
     if not used:
-        yield Diagnosis("gateway", "warn", upstreams.anthropic.fault, remedy)
+        yield Diagnosis("gateway", "warn", upstreams.known[0].fault, remedy)
     for one in used:
         if one.fault:
             yield Diagnosis("gateway", "fail", one.fault, remedy)
         else:
             way = "with the key of this environment" if one.credentials else "without a key"
-            yield Diagnosis("gateway", "ok", f"calls in the protocol of {one.name} go to {one.url}, {way}")
+            models = ", ".join(one.settings.models)
+            yield Diagnosis("gateway", "ok", f"{one.name} at {one.url} answers for {models}, {way}")
 
 
 def _tools(desk: Desk) -> Iterator[Diagnosis]:

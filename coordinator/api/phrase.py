@@ -181,6 +181,10 @@ def _gateway_ready(event: happened.GatewayReady) -> Phrase:
     return Phrase("gateway", text, quiet=True)
 
 
+def _knob_turned(event: happened.KnobTurned) -> Phrase:
+    return Phrase("knob", f"{event.knob} is {event.new:g} now, it was {event.old:g}: {event.reason} ({event.author})")
+
+
 def _noticed(event: happened.Noticed) -> Phrase:
     return Phrase(event.subject, event.message, logging.WARNING, WARN)
 
@@ -265,6 +269,7 @@ _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.GateJudged: _gate_judged,
     happened.GateMended: _gate_mended,
     happened.GatewayReady: _gateway_ready,
+    happened.KnobTurned: _knob_turned,
     happened.Noticed: _noticed,
     happened.ReloadRefused: _reload_refused,
     happened.RequestServed: _request_served,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coordinator.api import (
+    verbs_calls,
     verbs_explain,
     verbs_fleet,
+    verbs_gateway,
     verbs_operate,
     verbs_service,
     verbs_setup,
@@ -20,5 +22,15 @@ if TYPE_CHECKING:
 
 def all_verbs() -> tuple[Verb, ...]:
     """Sorted by name."""
-    modules = (verbs_explain, verbs_fleet, verbs_operate, verbs_service, verbs_setup, verbs_status, verbs_tasks)
+    modules = (
+        verbs_calls,
+        verbs_explain,
+        verbs_fleet,
+        verbs_gateway,
+        verbs_operate,
+        verbs_service,
+        verbs_setup,
+        verbs_status,
+        verbs_tasks,
+    )
     return tuple(sorted((verb for module in modules for verb in module.VERBS), key=lambda verb: verb.name))

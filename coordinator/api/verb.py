@@ -44,10 +44,11 @@ class Reply:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
     """Exactly one of ``call`` and ``stream`` is set. ``show`` turns one answer (or one streamed item) into lines of at
-    most ``width`` columns for a person.
+    most ``width`` columns for a person. ``anywhere``: it makes sense in a folder that is no repository.
     """
 
     name: str
+    anywhere: bool = False
     arguments: type[Any]
     call: Callable[[Desk, Any], Awaitable[Reply]] | None = None
     doc: str

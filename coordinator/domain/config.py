@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.card import DRIVERS, PERMISSION_MODES, RoleCard
 from coordinator.domain.errors import BadInput
+from coordinator.domain.price import prices_from
 from coordinator.domain.problem import Problem
 from coordinator.domain.settings import (
     OCCASIONS,
@@ -30,6 +31,7 @@ from coordinator.domain.task import TASK_ID
 from coordinator.domain.taskfile import GLOB, LARGEST_PRIORITY, LONGEST_TIMEOUT_S
 from coordinator.domain.toml_position import TomlDocument, read_document
 from coordinator.domain.toml_table import ENV_NAME, TomlTable
+from coordinator.domain.upstream_config import upstreams_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +47,8 @@ _BRANCH: Final = re.compile(
     r"(?!-)(?!refs/)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))(?![./])[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
 )
 _FOLDER: Final = re.compile(r"(?!/)(?!\.{1,2}(?:/|$))(?!.*(?:^|/)\.{1,2}(?:/|$))[^\\]*[^/\\]")
+_HOST: Final = re.compile(r"[0-9A-Za-z.:-]{1,253}")
+_MODEL: Final = re.compile(r"[^\s\"\\]{1,200}")
 _PERSON: Final = re.compile(r"[^<>\n]*[^<>\s][^<>\n]*")
 _RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
 _URL: Final = re.compile(r"https?://[^\s]+")
@@ -172,16 +176,50 @@ def _gateway(table: TomlTable) -> GatewaySettings:
     table.check_keys(GatewaySettings.__dataclass_fields__)
     address = "an address such as http://127.0.0.1:8080, without user, password and query"
     settings = GatewaySettings(
+        agent_calls_per_s=table.number("agent_calls_per_s", usual.agent_calls_per_s, 0.0, 1e6),
+        aliases=_aliases(table),
         anthropic_url=table.text(
             "anthropic_url", usual.anthropic_url, expected=address, longest=2048, pattern=_ADDRESS
         ),
+        body_bytes=table.size("body_bytes", usual.body_bytes, 1024, 1 << 30),
+        call_budget_usd=table.number("call_budget_usd", usual.call_budget_usd, 0.0, 1e6),
+        calls_per_agent=table.integer("calls_per_agent", usual.calls_per_agent, 1, 100_000),
+        day_budget_usd=table.number("day_budget_usd", usual.day_budget_usd, 0.0, 1e6),
+        dedup=table.choice("dedup", usual.dedup, ("loose", "off", "strict")),
         enabled=table.choice("enabled", usual.enabled, ("auto", "off", "on")),
+        failures_to_open=table.integer("failures_to_open", usual.failures_to_open, 1, 1000),
+        fleet_calls_per_s=table.number("fleet_calls_per_s", usual.fleet_calls_per_s, 0.0, 1e6),
+        hold_s=table.seconds("hold_s", usual.hold_s, 0.0, 3600.0),
+        host=table.text("host", usual.host, expected="an address of this machine, e.g. 127.0.0.1", pattern=_HOST),
         openai_url=table.text("openai_url", usual.openai_url, expected=address, longest=2048, pattern=_ADDRESS),
         port=table.integer("port", usual.port, 0, 65_535),
+        prices=prices_from(table),
+        probe_every_s=table.seconds("probe_every_s", usual.probe_every_s, 0.05, 3600.0),
+        promote_s=table.seconds("promote_s", usual.promote_s, 0.1, 3600.0),
+        retries=table.integer("retries", usual.retries, 0, 10),
+        retry_share=table.number("retry_share", usual.retry_share, 0.0, 1.0),
+        room=table.integer("room", usual.room, 0, 1_000_000),
+        total_budget_usd=table.number("total_budget_usd", usual.total_budget_usd, 0.0, 1e9),
+        upstreams=upstreams_from(table),
+        width=table.integer("width", usual.width, 1, 100_000),
     )
     if 0 < settings.port < 1024:
         table.wrong("port", f"{settings.port} is the system's", "0, or a port from 1024 to 65535")
     return settings
+
+
+def _aliases(gateway: TomlTable) -> dict[str, str]:
+    table = gateway.table("aliases")
+    if table is None:
+        return {}
+    for name in table.data:
+        if _MODEL.fullmatch(name) is None:
+            table.wrong(name, "is no name of a model", "one word")
+    said = {name: table.text(name, expected="the id of a model", longest=200, pattern=_MODEL) for name in table.data}
+    for name, model in said.items():
+        if model in said:
+            table.wrong(name, f'"{model}" is an alias itself', "the id of a model")
+    return said
 
 
 def _land(table: TomlTable) -> LandSettings:

@@ -8,7 +8,8 @@
     │   ├── DaemonBusy            another daemon holds this directory; names the holder
     │   ├── DaemonUnreachable     no daemon answers on the local API
     │   ├── GateBroken            the gate could not judge; nothing is charged to the task
-    │   └── MachineShort          the machine is short of room, files, processes or memory
+    │   ├── MachineShort          the machine is short of room, files, processes or memory
+    │   └── Shed                  a door let the caller not in; names the door and why
     └── PermanentError            asking again changes nothing
         ├── BadInput              a list of problems, each with file, line, key and expectation
         ├── BadRepository         not a git repository that we can work on
@@ -23,6 +24,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -112,6 +114,25 @@ class MachineShort(TemporaryError):
     """The machine is short of something that the daemon needs, or a disk fails; it may be better by itself (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+class ShedReason(enum.StrEnum):
+    """Why a door let a caller not in."""
+
+    CLOSED = "closed"
+    FULL = "full"
+    """As many wait as may."""
+    LATE = "late"
+    """The caller's deadline passed, before it came or while it waited."""
+
+
+class Shed(TemporaryError):
+    """A door let the caller not in: ``why`` at which ``stage``; ``after_s`` estimates when there will be room."""
+
+    def __init__(self, stage: str, why: ShedReason, *, after_s: float) -> None:
+        super().__init__(f"not let in at {stage}: {why}", after_s=after_s)
+        self.stage = stage
+        self.why = why
 
 
 class StaleGeneration(PermanentError):

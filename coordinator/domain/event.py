@@ -100,6 +100,7 @@ class CallsCounted(Event):
     bytes_down: int
     bytes_up: int
     calls: int
+    cost_usd: float = 0.0
     generation: int
     last_status: int
     limited: int
@@ -203,6 +204,17 @@ class GatewayReady(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnobTurned(Event):
+    """A number that acts while everything runs was changed; ``author`` is a person's command or what turns knobs by itself."""
+
+    author: str
+    knob: str
+    new: float
+    old: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noticed(Event):
     """Something a person may want to know and that has no event of its own: a refusal, a pause, a clock step."""
 
@@ -222,21 +234,39 @@ class RequestServed(Event):
     """A model call that was accepted is over; exactly one for each. ``ending`` is a value of ``CallEnding``.
 
     ``status`` is the last one that was sent or meant to be sent (0: none), ``first_byte_s`` counts from the call's
-    begin (0: no byte of a body came).
+    begin (0: no byte of a body came), ``wait_s`` is how much of that it was held here. Tokens and cost are the upstream's
+    own figures at the price table's prices; not ``priced``: one of the two is unknown. ``collapsed`` says how it shared
+    another call's answer (empty: it did not) and ``saved_usd`` what it would have cost by itself.
     """
 
     lasting: ClassVar[bool] = False
 
+    agent: str = ""
     bytes_down: int
     bytes_up: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    collapsed: str = ""
+    cost_usd: float = 0.0
     ending: str
     first_byte_s: float
     generation: int
+    input_tokens: int = 0
+    lane: str = ""
+    model: str = ""
+    output_tokens: int = 0
     path: str
+    priced: bool = False
+    request: str = ""
+    role: str = ""
+    saved_usd: float = 0.0
     status: int
+    stream: bool = False
     task: str
     took_s: float
+    tries: int = 0
     upstream: str
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

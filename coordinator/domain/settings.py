@@ -8,6 +8,13 @@ and nothing starts; this module reads no file.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordinator.domain.price import Price
+    from coordinator.domain.upstream import UpstreamSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +110,63 @@ class GateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """What model calls of agents pass through. Keys are never written here: they are ``ANTHROPIC_API_KEY`` (or
-    ``ANTHROPIC_AUTH_TOKEN``) and ``OPENAI_API_KEY`` in the daemon's environment, and no agent sees them."""
+    """What model calls of agents pass through. Keys are never written here: they are in the daemon's environment
+    (``ANTHROPIC_API_KEY``, ``OPENAI_API_KEY`` and so on), and no agent sees them."""
 
+    agent_calls_per_s: float = 0.0
+    """Calls that one agent may begin in a second, on average; more wait. 0: as many as it likes."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """``[gateway.aliases]``: a name that agents ask for, and the model that is meant. A call under an alias is changed by
+    that one word on its way up; every other call goes up byte for byte."""
     anthropic_url: str = ""
     """Where calls in Anthropic's protocol go, without ``/v1``. Empty: ``ANTHROPIC_BASE_URL`` of the daemon's environment,
     else Anthropic itself. Another address than the provider's own needs no key."""
+    body_bytes: int = 64 * 1024 * 1024
+    """The largest request body. What agents send is 0.01 to 2 MB; images and documents make it more."""
+    call_budget_usd: float = 0.0
+    """What one call may cost; a stream that reaches it is cut. 0: no limit."""
+    calls_per_agent: int = 64
+    """Calls of one agent at one time. An agent with ten subagents makes a dozen."""
+    day_budget_usd: float = 0.0
+    """What all calls of a day (UTC) may cost together. 0: no limit."""
+    dedup: str = "strict"
+    """Identical calls at the same time share one upstream call. ``strict``: they differ in nothing that a model sees;
+    ``loose``: also not counting the date and the state of git, which an answer may depend on; ``off``."""
     enabled: str = "auto"
     """``on``, ``off``, or ``auto``: on when there is a provider's key or URL, here or in the daemon's environment."""
+    failures_to_open: int = 3
+    """So many failures of an upstream in a row, for one model, keep further calls away from it (circuit breaker). Of 5 with a
+    pause of 60 s, a burst of errors of 30 s cost two minutes; of 3 with probes every 5 s, five seconds."""
+    fleet_calls_per_s: float = 0.0
+    """Calls that all agents together may begin in a second, on average; more wait. 0: as many as they like."""
+    hold_s: float = 120.0
+    """How long a call may be held for a limit of its upstream. Clients give a silent call up after 360 s; a longer wait is
+    told as ``retry-after`` of at most 60 s, which they keep to."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Another one than this machine's own lets others in who have a key; it is not encrypted."""
     openai_url: str = ""
     """Where calls in OpenAI's protocol go, with ``/v1``. Empty: ``OPENAI_BASE_URL``, else OpenAI itself."""
     port: int = 0
-    """Port on 127.0.0.1. 0: one is chosen once and kept, so that agents find the next daemon where the last one was."""
+    """Port to listen at. 0: one is chosen once and kept, so that agents find the next daemon where the last one was."""
+    prices: tuple[Price, ...] = ()
+    """``[[gateway.prices]]``: what models cost; they come before the list that ships with the coordinator."""
+    probe_every_s: float = 5.0
+    """While a breaker keeps calls away, one is let through this often; its first byte closes the breaker."""
+    promote_s: float = 30.0
+    """A waiting call counts as one priority better for each time it has waited this long, so that none starves."""
+    retries: int = 2
+    """How often a call that failed by the upstream's fault is sent again, or elsewhere, before a byte of an answer was
+    passed on. Clients try again themselves; this spares them the pause."""
+    retry_share: float = 0.2
+    """Retries may make up this share of all calls at most: when everything fails, trying again is what keeps it failing."""
+    room: int = 512
+    """Calls that may wait for an upstream; more are turned away at once."""
+    total_budget_usd: float = 0.0
+    """What all calls together may cost since the book was begun. 0: no limit."""
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    """``[[gateway.upstreams]]``; empty: what ``anthropic_url``, ``openai_url`` and the environment name."""
+    width: int = 256
+    """Calls under way at all upstreams together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

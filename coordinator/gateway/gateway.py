@@ -6,38 +6,47 @@ attempt. Where it is off, it says so by having no credentials and no calls to te
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from coordinator.domain.event import CallsCounted, GatewayReady, Noticed
+from coordinator.domain.errors import CoordinatorError, DaemonUnreachable
+from coordinator.domain.event import CallsCounted, Noticed
 from coordinator.gateway import place
 from coordinator.gateway.calls import Calls
 from coordinator.gateway.keys import ClaimKeys, base_path
-from coordinator.gateway.relay import Relay
 from coordinator.gateway.upstream import upstreams_of
-from coordinator.kit.http import HttpClient, HttpServer
+from coordinator.kit.loop_thread import LoopThread
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping
+    import socket
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from coordinator.domain.event import Event
+    from coordinator.domain.meter import Meter
     from coordinator.domain.settings import GatewaySettings
+    from coordinator.gateway.claimant import Claimant
+    from coordinator.gateway.engine import Engine, EngineOrder
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
+    from coordinator.kit.store import Store
 
 _log = logging.getLogger(__name__)
 
-FAREWELL_S: Final = 3.0
-"""What calls under way get to end by themselves when the gateway stops: each that does is not paid for twice."""
+T = TypeVar("T")
+
+_TURN_S: Final = 0.001
+"""How long one thread keeps the interpreter while another wants it: a stream is held up no longer by the daemon's own work."""
 
 
 class Gateway:
     """A service. ``open`` before the first order is written, ``close`` when no service will run any more.
 
-    ``is_live`` says whether an attempt may make calls: it was offered, and its end has not been seen. It is asked for
-    each call and has to be quick.
+    ``who`` tells of an attempt that may make calls: it was offered, and its end has not been seen (None: it may not). It is
+    asked for each call, from the gateway's own thread, and has to be quick. ``render`` turns meters into what a scraper reads.
     """
 
     name = "gateway"
@@ -49,15 +58,22 @@ class Gateway:
         environment: Mapping[str, str],
         bus: Bus,
         clock: Clock,
+        store: Store | None = None,
         *,
-        is_live: Callable[[str, int], bool],
+        render: Callable[[Iterable[Meter]], tuple[bytes, str]],
+        who: Callable[[str, int], Claimant | None],
     ) -> None:
         self._state = state
         self._settings = settings
         self._bus = bus
         self._clock = clock
-        self._is_live = is_live
-        self._calls = Calls(clock)
+        self._engine: Engine | None = None
+        self._environment = {name: value for name, value in environment.items() if name.lower().endswith("_proxy")}
+        self._render = render
+        self._store = store
+        self._thread: LoopThread | None = None
+        self._who = who
+        self._calls = Calls(clock, self._post)
         self._place: place.GatewayPlace | None = None
         self._upstreams = upstreams_of(settings, environment)
         self.on = self._upstreams.wanted
@@ -111,6 +127,7 @@ class Gateway:
                 bytes_down=tally.bytes_down,
                 bytes_up=tally.bytes_up,
                 calls=tally.calls,
+                cost_usd=round(tally.cost_usd, 9),
                 generation=generation,
                 last_status=tally.last_status,
                 limited=tally.limited,
@@ -153,32 +170,99 @@ class Gateway:
         if self._place is None:
             await stopping.wait()
             return
-        client = HttpClient()
-        keys = ClaimKeys(self._place.secret)
-        relay = Relay(
-            keys,
-            self._calls,
-            self._upstreams,
-            client,
-            self._bus,
-            self._clock,
-            is_live=self._is_live,
-            revoke=self.revoke,
-        )
-        server = HttpServer(relay.serve)
+        from coordinator.kit.wire import new_loop  # who has no gateway needs none of its libraries
+
+        listener, order = self._place.listener.dup(), self._order(self._place)
+        self._thread = thread = LoopThread("gateway", new_loop)
+        serving = asyncio.ensure_future(thread.run(lambda: self._serve(order, listener)))
+        told = asyncio.ensure_future(stopping.wait())
+        turn_s = sys.getswitchinterval()
+        sys.setswitchinterval(_TURN_S)
         try:
-            await client.open()
-            await server.start(self._place.listener.dup())
-            urls = tuple(upstream.url for upstream in self._upstreams.in_use())
-            self._bus.publish(GatewayReady(url=self.url, upstreams=urls))
-            await stopping.wait()
-            await server.refuse_new()
-            await self._calls.close(FAREWELL_S)
+            await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done() and self._engine is not None:
+                thread.post(self._engine.stop)
+            await serving
         finally:
-            await server.stop()
-            await client.close()
+            sys.setswitchinterval(turn_s)
+            told.cancel()
+            serving.cancel()
+            self._thread = self._engine = None
             if stopping.is_set():
                 self.close()
+
+    async def _serve(self, order: EngineOrder, listener: socket.socket) -> None:
+        """On the gateway's own loop."""
+        from coordinator.gateway.engine import Engine
+
+        try:
+            self._engine = Engine(order, self._calls, self._clock)
+        except BaseException:
+            listener.close()
+            raise
+        await self._engine.serve(listener)
+
+    def _order(self, kept: place.GatewayPlace) -> EngineOrder:
+        from coordinator.gateway.engine import EngineOrder
+
+        rows = self._store.query("spend_by_task") if self._store is not None else []
+        today = self._clock.now().date().isoformat()
+        days = self._store.query("spend_by_day") if self._store is not None else []
+        return EngineOrder(
+            environment=self._environment,
+            render=self._render,
+            revoke=self.revoke,
+            secret=kept.secret,
+            settings=self._settings,
+            spent={row["task"]: row["cost_usd"] for row in rows},
+            spent_today=sum(row["cost_usd"] for row in days if row["day"] == today),
+            tell=self._tell,
+            upstreams=self._upstreams.known,
+            url=self.url,
+            who=self._who,
+        )
+
+    async def ask(self, question: Callable[[Engine], T]) -> T:
+        """Have something asked of the run that is under way, on its loop. Raises what ``question`` does, if that is a
+        ``CoordinatorError``, and ``DaemonUnreachable`` when no gateway runs."""
+        thread, answer = self._thread, asyncio.get_running_loop().create_future()
+
+        def there() -> None:
+            engine = self._engine
+            try:
+                if engine is None or thread is None:
+                    raise DaemonUnreachable("the gateway does not run yet")
+                thread.tell(_settle, answer, question(engine), None)
+            except CoordinatorError as error:
+                if thread is not None:
+                    thread.tell(_settle, answer, None, error)
+
+        if not self._post(there):
+            raise DaemonUnreachable(
+                "no gateway runs here: no provider's key or URL is set, or [gateway] enabled is off"
+            )
+        found: T = await answer
+        return found
+
+    # -- between the two loops ---------------------------------------------------------------------------------------
+
+    def _post(self, call: Callable[..., object], *arguments: object) -> bool:
+        return self._thread.post(call, *arguments) if self._thread is not None else False
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        if self._thread is not None:
+            self._thread.tell(self._publish, events)
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._bus.publish(event)
+
+
+def _settle(answer: asyncio.Future[Any], value: object, error: CoordinatorError | None) -> None:
+    if not answer.done() and error is not None:
+        answer.set_exception(error)
+    elif not answer.done():
+        answer.set_result(value)
 
 
 def listening_at(state: Path) -> str:

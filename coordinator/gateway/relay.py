@@ -1,238 +1,258 @@
 """One model call from the agent's socket to the upstream's and back, in one task.
 
 Owns one invariant: an accepted call ends in exactly one ``RequestServed``, however it ends, and nothing of a call
-outlives it: who hangs up, is revoked or is cut off ends the upstream's part with it. What passes is not looked at.
+outlives it: who hangs up, is revoked or is cut off ends the upstream's part with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import itertools
+import time
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.event import Noticed, RequestServed
-from coordinator.gateway import refusal
-from coordinator.gateway.calls import CallEnding
-from coordinator.gateway.keys import split_path
-from coordinator.gateway.refusal import Refused
-from coordinator.gateway.upstream import down, retry_after_s
-from coordinator.kit.http import AnswerCut, NotReached
+from coordinator.domain.upstream import UpstreamKind
+from coordinator.gateway.calls import NO_USAGE, Call, CallEnding
+from coordinator.gateway.delivery import RelayDelivery
+from coordinator.gateway.dialect import Denial, Denied, Dialect, not_called, refusal_event, refusal_reply
+from coordinator.gateway.doorkeeper import END, revoked
+from coordinator.gateway.envelope import plain_body, read_envelope, why_unread
+from coordinator.gateway.routing import spoken
+from coordinator.gateway.sharing import Sharing
+from coordinator.kit.wire import AnswerCut
+from coordinator.kit.wire_server import HandOver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
-    from coordinator.gateway.calls import Call, Calls
-    from coordinator.gateway.keys import Claim, ClaimKeys
-    from coordinator.gateway.upstream import Upstream, Upstreams
-    from coordinator.kit.bus import Bus
+    from coordinator.domain.settings import GatewaySettings
+    from coordinator.gateway.aftermath import Aftermath
+    from coordinator.gateway.books import Books
+    from coordinator.gateway.calls import Calls
+    from coordinator.gateway.courier import Courier
+    from coordinator.gateway.dials import Dials
+    from coordinator.gateway.doorkeeper import CallAddress, Doorkeeper
+    from coordinator.gateway.pacing import Pacing
+    from coordinator.gateway.prices import Prices
+    from coordinator.gateway.routing import Routes
+    from coordinator.gateway.station import Station
     from coordinator.kit.clock import Clock
-    from coordinator.kit.http import Answer, Caller, HttpClient
+    from coordinator.kit.wire_server import Exchange
 
-BODY_BYTES: Final = 64 * 1024 * 1024
-"""The largest request body. What agents send is 0.01 to 2 MB; images and documents make it more."""
+SESSION: Final = b"x-claude-code-session-id"
 HELD_BYTES: Final = 512 * 1024 * 1024
 """All request bodies held at one time."""
-CALLS_PER_CLAIM: Final = 64
-"""Calls of one claim at one time. An agent with ten subagents makes a dozen."""
+UNSAID_TOKENS: Final = 32_000
+"""What a request that names no maximum may generate."""
+PAGES: Final = frozenset({b"/health", b"/ready", b"/metrics"})
 
-END: Final = "/end"
-"""Below an attempt's address: its own key is to be good for nothing any more."""
-
-_LOCAL: Final = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
-"""A browser that was led here under another name (DNS rebinding) says that name."""
+_ENDINGS: Final[Mapping[Denial, CallEnding]] = {
+    Denial.LIMITED: CallEnding.LIMITED,
+    Denial.OVERLOADED: CallEnding.SHED,
+    Denial.OVER_BUDGET: CallEnding.BUDGET,
+    Denial.STOPPING: CallEnding.STOPPED,
+    Denial.TOO_LATE: CallEnding.LATE,
+    Denial.UNREACHED: CallEnding.UNREACHED,
+}
 
 
 class Relay:
-    """``serve`` is called for each request that comes in."""
+    """The wire's handler: ``admit`` at the end of each request's head, ``serve`` when its body is there."""
 
     def __init__(
         self,
-        keys: ClaimKeys,
-        calls: Calls,
-        upstreams: Upstreams,
-        client: HttpClient,
-        bus: Bus,
+        settings: GatewaySettings,
         clock: Clock,
         *,
-        is_live: Callable[[str, int], bool],
+        aftermath: Aftermath,
+        books: Books,
+        calls: Calls,
+        courier: Courier,
+        dials: Dials,
+        doorkeeper: Doorkeeper,
+        pacing: Pacing,
+        pages: Callable[[], asyncio.Protocol],
+        prices: Prices,
         revoke: Callable[[str, int], None],
+        routes: Routes,
     ) -> None:
-        self._keys = keys
+        self._aftermath = aftermath
+        self._books = books
         self._calls = calls
-        self._upstreams = upstreams
-        self._client = client
-        self._bus = bus
         self._clock = clock
-        self._is_live = is_live
-        self._revoke = revoke
+        self._courier = courier
+        self._doorkeeper = doorkeeper
         self._held_bytes = 0
-        self._trouble: dict[str, tuple[str, float]] = {}
-
-    async def serve(self, caller: Caller) -> None:
-        """Raises ``ConnectionError`` and ``CancelledError`` when the caller has hung up."""
-        try:
-            claim, rest = self._admit(caller)
-            if rest == END and caller.method == "POST":
-                self._revoke(*claim)  # who has the key may give it up; its agent process does before it stops the agent
-                await caller.start(204, "No Content", ())
-                return
-            upstream, url = self._upstreams.way(
-                caller.method, rest, openai=not caller.header("anthropic-version") and not self._upstreams.openai.fault
-            )
-        except Refused as refused:
-            await refusal.answer(caller, refused)
-            return
-        await self._accepted(caller, claim, upstream, url)
+        self._numbers = itertools.count(1)
+        self._pacing = pacing
+        self._pages = HandOver(factory=pages)
+        self._prefix = f"{int(time.time()):x}"
+        self._prices = prices
+        self._revoke = revoke
+        self._routes = routes
+        self._settings = settings
+        self.sharing = Sharing(settings, dials, clock, books, self._end)
 
     # -- who is calling ----------------------------------------------------------------------------------------------
 
-    def _admit(self, caller: Caller) -> tuple[Claim, str]:
-        """The claim that calls, and what it asks for. Raises ``Refused``."""
-        if _LOCAL.fullmatch(caller.header("host")) is None:
-            raise Refused(403, "permission_error", "this address is for programs of this machine only")
-        named = split_path(caller.target)
-        if named is None:
-            raise Refused(404, "not_found_error", "the base URL of an agent is /agents/TASK/GENERATION")
-        claim, rest = named
-        shown = self._claim_of(caller)
-        if shown is None:
-            raise Refused(401, "authentication_error", "this is no key of an agent; the one it was started with is")
-        if shown != claim:
-            raise Refused(403, "permission_error", "the key is another agent's than the address")
-        self._check(claim)
-        return claim, rest
+    def admit(self, exchange: Exchange) -> int | HandOver:
+        address = self._doorkeeper.address(exchange.method, exchange.target)
+        try:
+            self._doorkeeper.check_host(exchange)
+            if address.dialect is None:
+                return self._other(exchange, address)
+            exchange.note = self._doorkeeper.admit(address, exchange)
+            said = exchange.header(b"content-length")
+            if said.isdigit() and int(said) > self._settings.body_bytes:
+                most = f"a request has {self._settings.body_bytes // 2**20} MiB at most ([gateway] body_bytes)"
+                raise Denied(Denial.TOO_LARGE, most)
+        except Denied as denied:
+            status, headers, body = refusal_reply(address.dialect, denied)
+            exchange.reply(status, headers, body)
+            return 0
+        return self._settings.body_bytes
 
-    def _claim_of(self, caller: Caller) -> Claim | None:
-        scheme, _, token = caller.header("authorization").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else ""
-        found = (self._keys.claim_of(key) for key in (caller.header("x-api-key"), bearer) if key)
-        return next((claim for claim in found if claim is not None), None)
-
-    def _check(self, claim: Claim) -> None:
-        task, generation = claim
-        if self._calls.is_revoked(claim):
-            raise Refused(403, "permission_error", _revoked(claim))
-        if not self._is_live(task, generation):
-            raise Refused(403, "permission_error", f"attempt {generation} at {task} is over or was never begun")
-        if self._calls.closing:
-            raise Refused(503, "api_error", "the gateway restarts; try again", again=True)
-        if self._calls.under_way(claim)[0] >= CALLS_PER_CLAIM:
-            said = f"{CALLS_PER_CLAIM} calls of this agent are under way already"
-            raise Refused(429, "rate_limit_error", said, again=True, more=(("Retry-After", "1"),))
+    def _other(self, exchange: Exchange, address: CallAddress) -> int | HandOver:
+        """What is no model's call. Raises ``Denied``."""
+        if address.path == END and exchange.method == b"POST":
+            claim = self._doorkeeper.claim(address, exchange)
+            self._revoke(*claim)  # who has the key may give it up; its agent process does before it stops the agent
+            exchange.reply(204, (), b"")
+            return 0
+        if address.path in PAGES:
+            return self._pages
+        raise not_called(exchange.method, address.rest)
 
     # -- one accepted call -------------------------------------------------------------------------------------------
 
-    async def _accepted(self, caller: Caller, claim: Claim, upstream: Upstream, url: str) -> None:
-        leash = asyncio.timeout(None)
-        call = self._calls.begin(claim, leash)
+    async def serve(self, exchange: Exchange) -> None:
+        call: Call = exchange.note
+        call.exchange = exchange
+        call.task = exchange.task
+        call.bytes_up = len(exchange.body)
+        given = exchange.header(b"x-request-id")
+        call.id = (
+            given.decode() if 0 < len(given) <= 64 and given.isalnum() else f"{self._prefix}-{next(self._numbers):x}"
+        )
+        self._held_bytes += call.bytes_up
+        self._calls.begin(call)
+        exchange.on_gone = lambda: call.leave is not None and call.leave(CallEnding.LEFT)
         try:
-            async with leash:
-                call.ending = await self._carry(caller, call, upstream, url)
-        except TimeoutError:
-            await self._cut(caller, call)
-        except (asyncio.CancelledError, ConnectionError):
-            call.ending = CallEnding.LEFT
-            raise
-        finally:
-            self._calls.end(call)
-            self._tell(caller, call, upstream)
-
-    async def _carry(self, caller: Caller, call: Call, upstream: Upstream, url: str) -> CallEnding:
-        try:
-            body = await self._body(caller, call)
-            async with self._client.send(caller.method, url, upstream.up(caller.headers), body) as answer:
-                del body
-                self._heard(upstream, answer.status)
-                await self._pass_on(caller, call, answer)
-        except Refused as refused:
-            call.status = refused.status
-            await refusal.answer(caller, refused)
-            return CallEnding.REFUSED
-        except NotReached as error:
-            call.status = 502
-            self._lost(upstream, f"cannot be reached: {error}")
-            said = f"{upstream.url} cannot be reached from here: {error}; it is worth trying again"
-            await refusal.answer(caller, Refused(502, "api_error", said, again=True))
-            return CallEnding.UNREACHED
+            await self._carry(exchange, call)
+            if not call.over:
+                call.ending = CallEnding.SERVED
+        except Denied as denied:
+            self._deny(exchange, call, denied)
         except AnswerCut:
-            caller.cut()
-            return CallEnding.BROKEN
+            call.ending = CallEnding.BROKEN
+            exchange.cut()
+        except ConnectionError:
+            call.ending = CallEnding.LEFT
+        except asyncio.CancelledError:
+            if call.over:
+                raise
+            self._was_cut(exchange, call)
+            if call.cut_for is None:
+                raise
         finally:
             self._held_bytes -= call.bytes_up
-        return CallEnding.SERVED
+            self._end(call, exchange)
 
-    async def _body(self, caller: Caller, call: Call) -> bytes:
-        """Whole, because a connection that turns out to be stale is replaced by sending it again."""
-        parts: list[bytes] = []
-        async for part in caller.body():
-            parts.append(part)
-            call.bytes_up += len(part)
-            self._held_bytes += len(part)
-            if call.bytes_up > BODY_BYTES:
-                raise Refused(413, "request_too_large", f"a request has {BODY_BYTES // 2**20} MB at most")
-            if self._held_bytes > HELD_BYTES:
-                raise Refused(529, "overloaded_error", "too many large requests at one time; try again", again=True)
-        return b"".join(parts)
-
-    async def _pass_on(self, caller: Caller, call: Call, answer: Answer) -> None:
-        """Bytes as they come, no sooner than the caller takes them."""
-        headers = down(answer.headers)
-        if answer.status == 401:
-            headers = (*headers, refusal.NO_RETRY)  # the key is ours: no agent can mend it
-        call.status = answer.status
-        call.retry_after_s = retry_after_s(headers)
-        await caller.start(answer.status, answer.reason, headers)
-        async for chunk in answer.body:
-            call.first_byte_s = call.first_byte_s or self._clock.monotonic() - call.began
-            call.bytes_down += len(chunk)
-            await caller.send(chunk)
-
-    async def _cut(self, caller: Caller, call: Call) -> None:
-        """It was ended from outside. Who has no answer yet gets one; who has half of one sees it break off."""
-        if caller.started:
-            caller.cut()
+    def _end(self, call: Call, exchange: Exchange) -> None:
+        """Tell of it, once."""
+        if call.over:
             return
-        refused = Refused(403, "permission_error", _revoked(call.claim))
-        if call.ending is CallEnding.STOPPED:
-            refused = Refused(503, "api_error", "the gateway restarts; try again", again=True)
-        call.status = refused.status
-        await refusal.answer(caller, refused)
+        call.over = True
+        call.bytes_down = exchange.sent_bytes
+        call.exchange = call.task = call.leave = None
+        self._calls.end(call)
+        self._aftermath.add(call)
 
-    def _tell(self, caller: Caller, call: Call, upstream: Upstream) -> None:
-        task, generation = call.claim
-        self._bus.publish(
-            RequestServed(
-                bytes_down=call.bytes_down,
-                bytes_up=call.bytes_up,
-                ending=call.ending.value,
-                first_byte_s=round(call.first_byte_s, 4),
-                generation=generation,
-                path=caller.target.partition("?")[0].removeprefix(f"/agents/{task}/{generation}"),
-                status=call.status,
-                task=task,
-                took_s=round(self._clock.monotonic() - call.began, 4),
-                upstream=upstream.name,
-            )
+    async def _carry(self, exchange: Exchange, call: Call) -> None:
+        if self._calls.number(call.claim) > self._settings.calls_per_agent:
+            said = f"{self._settings.calls_per_agent} calls of this agent are under way already"
+            raise Denied(Denial.LIMITED, said, retry_after_s=1.0)
+        if self._held_bytes > HELD_BYTES:
+            raise Denied(Denial.OVERLOADED, "too many large requests at one time; try again", retry_after_s=1.0)
+        address = self._doorkeeper.address(exchange.method, exchange.target)
+        body = plain_body(exchange.body, exchange.header(b"content-encoding"))
+        envelope = read_envelope(call.dialect, address.rest, body)
+        if envelope is None:
+            raise Denied(Denial.BAD_REQUEST, why_unread(body))
+        call.model = self._routes.model(envelope.model)
+        call.stream = envelope.stream
+        session = exchange.header(SESSION) or repr(call.claim).encode()
+        stations = self._stations(exchange, call, session)
+        price = self._prices.of(stations[0], call.model)
+        delivery = RelayDelivery(
+            exchange, call, address.rest, body, self._clock, self._books, alias_of(envelope.model, call.model)
         )
+        question = None
+        if spoken(stations[0].upstream.kind, call.dialect) is call.dialect:
+            question = self.sharing.question(call, exchange, stations[0], address.rest, session)
+            if question is not None and await self.sharing.joined(call, exchange, question):
+                return
+        most = (envelope.max_tokens or UNSAID_TOKENS) * envelope.choices
+        delivery.hold = self._books.hold(call, price, len(body), most)
+        pays = True
+        try:
+            await self._pacing.wait(call)
+            if question is not None:
+                self.sharing.lead(call, exchange, question, delivery, price)
+            await self._courier.carry(call, stations, delivery)
+        finally:
+            delivery.account()
+            try:
+                pays = await self.sharing.landed(delivery)
+            finally:
+                call.usage = delivery.usage if pays and not call.over else NO_USAGE
+                self._books.settle(call, delivery.hold, price, call.usage, len(body))
 
-    # -- the upstream's health, told when it changes -----------------------------------------------------------------
+    def _stations(self, exchange: Exchange, call: Call, session: bytes) -> Sequence[Station]:
+        """Where it can go, best first. Raises ``Denied``."""
+        stations = self._routes.candidates(call, session)
+        if call.dialect is Dialect.MODELS:  # both protocols have this path
+            anthropic = bool(exchange.header(b"anthropic-version"))
+            kind = UpstreamKind.ANTHROPIC
+            stations = [one for one in stations if (one.upstream.kind is kind) is anthropic] or stations
+        if not stations:
+            raise self._routes.obstacle(call)
+        return stations
 
-    def _lost(self, upstream: Upstream, why: str) -> None:
-        if self._trouble.get(upstream.name, ("", 0.0))[0] == why:
+    def _deny(self, exchange: Exchange, call: Call, denied: Denied) -> None:
+        call.ending = _ENDINGS.get(denied.denial, CallEnding.REFUSED)
+        if exchange.started:
+            if call.between_events:  # after half an event it would be taken for its rest
+                exchange.send(refusal_event(call.dialect, denied))
+            exchange.cut()
             return
-        self._trouble[upstream.name] = (why, self._clock.monotonic())
-        self._bus.publish(Noticed(subject="gateway", message=f"{upstream.url} {why}"))
+        status, headers, body = refusal_reply(call.dialect, denied)
+        call.status = status
+        call.retry_after_s = denied.retry_after_s
+        exchange.reply(status, (*headers, (b"x-request-id", call.id.encode())), body)
 
-    def _heard(self, upstream: Upstream, status: int) -> None:
-        if status in (401, 403):
-            self._lost(upstream, f"refuses the coordinator's key ({status})")
-        elif upstream.name in self._trouble:
-            why, since = self._trouble.pop(upstream.name)
-            took_s = self._clock.monotonic() - since
-            message = f"{upstream.url} answers again after {took_s:.0f} s (it was: {why})"
-            self._bus.publish(Noticed(subject="gateway", message=message))
+    def _was_cut(self, exchange: Exchange, call: Call) -> None:
+        """It was ended from outside, or its client hung up. Who has no answer yet gets one; who has half of one sees it
+        break off, in a stream after a word why."""
+        match call.cut_for:
+            case None:
+                call.ending = CallEnding.LEFT
+                return
+            case CallEnding.REVOKED:
+                denied = Denied(Denial.NOT_ALLOWED, revoked(call.claim))
+            case CallEnding.BUDGET:
+                denied = Denied(Denial.OVER_BUDGET, "nothing is left of the budget for the rest of this answer")
+            case CallEnding.LATE:
+                denied = Denied(Denial.TOO_LATE, f"{call.upstream} stood still for too long")
+            case _:
+                denied = Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
+        if exchange.started and call.cut_for is not CallEnding.BUDGET:
+            exchange.cut()
+        else:
+            self._deny(exchange, call, denied)
+        call.ending = call.cut_for
 
 
-def _revoked(claim: Claim) -> str:
-    task, generation = claim
-    return f"the key of attempt {generation} at {task} was revoked: the attempt was stopped or is over"
+def alias_of(asked: str, meant: str) -> bytes:
+    """The word to be replaced in the body; empty: none is."""
+    return asked.encode() if asked != meant else b""

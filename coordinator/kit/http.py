@@ -1,288 +1,138 @@
-"""The one door to an HTTP library (aiohttp): a server on a socket that listens already, and a client that streams.
+"""The one door to an HTTP framework (aiohttp): it answers requests on connections that were accepted elsewhere.
 
-Owns one invariant: bodies pass unchanged and unhoarded. Nothing is decoded, followed or gathered on the way, whoever is
-slow holds the other end, and whoever hangs up ends the call. It knows no path, no key and no meaning of a status.
+Owns one invariant: a connection answers one request and is closed, so that whoever gave it away gets the next one; and when a
+client hangs up, whatever answers it is cancelled at once. Model calls never come here; they have a wire of their own
+(``kit.wire``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from aiohttp import ClientResponse, ClientSession, TCPConnector, web
-
-Headers = tuple[tuple[str, str], ...]
-"""Names as they were sent, in their order, repeated ones included."""
+    from aiohttp import web
 
 _log = logging.getLogger(__name__)
 
-_CONNECT_S: Final = 10.0
-_FIELD_BYTES: Final = 64 * 1024
-_LINE_BYTES: Final = 16 * 1024
-_LAST_WORDS_S: Final = 0.5
-"""Time that handlers have to end, once they were told to, before their connections are closed."""
-_AT_ONCE_S: Final = 0.25
-"""A kept connection that the other end had closed shows it within a round trip."""
+BODY_BYTES: Final = 4 * 1024 * 1024
+BODY_S: Final = 30.0
+"""A body that takes longer is nobody's."""
 
 
-class AnswerCut(Exception):
-    """The other end broke off in the middle of its answer."""
+class BodyTooLarge(Exception):
+    """A request has more than ``BODY_BYTES``."""
 
 
-class NotReached(Exception):
-    """No byte of an answer came; the text says why."""
+class PageExchange:
+    """One request and its answer: ``reply`` once, or ``start`` and then ``send`` until it is all. What writes waits while the
+    client takes nothing, and raises ``ConnectionError`` when it is gone.
 
+    ``target`` is as it was sent, ``path`` what is left of it without its query.
+    """
 
-def _load() -> None:
-    import aiohttp.web  # noqa: F401 - 0.2 s, in a thread and only for who has a gateway
-
-
-class Caller:
-    """One request of a client, and the way to answer it. Its handler is cancelled when the client hangs up."""
+    __slots__ = ("_request", "_response", "method", "path", "sent_bytes", "target")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self._response: web.StreamResponse | None = None
-        self.headers = _decoded(request.raw_headers)
         self.method = request.method
-        self.target = request.raw_path
+        self.path = request.path
+        self.sent_bytes = 0
+        """Of the answer's body."""
+        self.target = request.raw_path.encode("utf-8", "surrogateescape")
+
+    def header(self, name: bytes) -> bytes:
+        """The first value of that name, or empty."""
+        value: str = self._request.headers.get(name.decode("latin-1"), "")
+        return value.encode("utf-8", "surrogateescape")
+
+    async def body(self) -> bytes:
+        """All of it. Raises ``BodyTooLarge``, and ``TimeoutError`` when it does not come."""
+        pieces: list[bytes] = []
+        room = BODY_BYTES
+        async with asyncio.timeout(BODY_S):
+            while piece := await self._request.content.readany():
+                room -= len(piece)
+                if room < 0:
+                    raise BodyTooLarge
+                pieces.append(piece)
+        return b"".join(pieces)
 
     @property
     def started(self) -> bool:
         """Whether an answer has begun."""
         return self._response is not None
 
-    def header(self, name: str) -> str:
-        """The first value of that name (lower case), or empty."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises ``ConnectionError`` when it ends before its end."""
-        from aiohttp import HttpVersion11, web
-
-        if self._request.version >= HttpVersion11 and self.header("expect").lower() == "100-continue":
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            while chunk := await self._request.content.readany():
-                yield chunk
-        except web.RequestPayloadError as error:
-            raise ConnectionResetError("the request broke off") from error
-
-    async def start(self, status: int, reason: str, headers: Headers) -> None:
-        """Send the head at once. Raises ``ConnectionError`` when nobody is there."""
+    async def reply(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """A whole answer."""
         from aiohttp import web
 
-        self._response = response = web.StreamResponse(status=status, reason=reason)
-        for name, value in headers:
-            response.headers.add(name, value)
-        await response.prepare(self._request)
+        await self._begin(web.Response(status=status, body=body), headers)
+        self.sent_bytes = len(body)
+        await self._end()
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Begin an answer of which nobody knows how long it will be."""
+        from aiohttp import web
+
+        await self._begin(web.StreamResponse(status=status), headers)
 
     async def send(self, data: bytes) -> None:
-        """Returns when there is room for more. Raises ``ConnectionError`` when nobody is there."""
-        assert self._response is not None  # started
+        """More of it, at once."""
+        assert self._response is not None  # start
+        self.sent_bytes += len(data)
         await self._response.write(data)
 
-    def cut(self) -> None:
-        """Hang up, so that the client sees an answer that is not whole; what was sent before still reaches it."""
-        if self._request.transport is not None:
-            self._request.transport.close()
+    async def finish(self) -> web.StreamResponse:
+        """The end; safe to call twice. One that was never begun is a fault of ours."""
+        if self._response is None:
+            await self.reply(500, (), b"")
+        return await self._end()
 
-    def response(self) -> web.StreamResponse:
-        from aiohttp import web
+    async def _begin(self, response: web.StreamResponse, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._response = response
+        for name, value in headers:
+            response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        response.force_close()
+        await response.prepare(self._request)
 
-        return self._response or web.Response(status=500)
-
-
-class HttpServer:
-    """Calls ``handle`` for each request, in a task of its own."""
-
-    def __init__(self, handle: Callable[[Caller], Awaitable[None]]) -> None:
-        self._handle = handle
-        self._runner: web.ServerRunner | None = None
-        self._site: web.SockSite | None = None
-
-    async def start(self, listener: socket.socket) -> None:
-        """Serve on ``listener``, which is the server's from now on."""
-        try:
-            await asyncio.to_thread(_load)
-            from aiohttp import web
-
-            server = web.Server(
-                self._serve,
-                handler_cancellation=True,
-                access_log=None,
-                auto_decompress=False,
-                logger=_log,
-                max_field_size=_FIELD_BYTES,
-                max_line_size=_LINE_BYTES,
-            )
-            self._runner = web.ServerRunner(server, shutdown_timeout=_LAST_WORDS_S)
-            await self._runner.setup()
-            self._site = web.SockSite(self._runner, listener)
-            await self._site.start()
-        except BaseException:
-            listener.close()
-            raise
-
-    async def refuse_new(self) -> None:
-        """Take no further connections; those that are open go on."""
-        site, self._site = self._site, None
-        if site is not None:
-            await site.stop()
-
-    async def stop(self) -> None:
-        """Close every connection."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
-
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        caller = Caller(request)
-        with suppress(ConnectionError):  # the client has hung up
-            await self._handle(caller)
-        return caller.response()
+    async def _end(self) -> web.StreamResponse:
+        assert self._response is not None  # finish
+        await self._response.write_eof()
+        return self._response
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The head of an answer; ``body`` gives the rest as it comes, raising ``AnswerCut`` when it is not whole."""
+class PageServer:
+    """Calls ``answer`` for each request, in a task of its own. ``open`` before the first connection."""
 
-    status: int
-    reason: str
-    headers: Headers
-    body: AsyncIterator[bytes]
-
-
-class HttpClient:
-    """Keeps connections; obeys ``HTTPS_PROXY`` and ``NO_PROXY``, follows no redirect, keeps no cookie, reads no netrc."""
-
-    def __init__(self) -> None:
-        self._kept: ClientSession | None = None
-        self._fresh: ClientSession | None = None
+    def __init__(self, answer: Callable[[PageExchange], Awaitable[None]]) -> None:
+        self._answer = answer
+        self._server: Any = None
 
     async def open(self) -> None:
-        await asyncio.to_thread(_load)
-        import aiohttp
+        await asyncio.to_thread(_load)  # 0.2 s, for who has a gateway only
+        from aiohttp import web
 
-        self._kept = _session(aiohttp.TCPConnector(limit=0, ttl_dns_cache=60))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, force_close=True))
+        self._server = web.Server(self._serve, access_log=None, handler_cancellation=True, logger=_log)
+
+    def protocol(self) -> asyncio.Protocol:
+        """For a connection that is this server's from now on."""
+        protocol: asyncio.Protocol = self._server()
+        return protocol
 
     async def close(self) -> None:
-        sessions = self._kept, self._fresh
-        self._kept = self._fresh = None
-        for session in sessions:
-            if session is not None:
-                await session.close()
+        if self._server is not None:
+            await self._server.shutdown(0.5)
 
-    @asynccontextmanager
-    async def send(self, method: str, url: str, headers: Headers, body: bytes) -> AsyncIterator[Answer]:
-        """Raises ``NotReached``. Leaving before the answer's end hangs up."""
-        response = await self._ask(method, url, headers, body)
-        del body  # it may be large, and the answer may take its time
-        try:
-            yield Answer(
-                status=response.status,
-                reason=response.reason or "",
-                headers=_decoded(response.raw_headers),
-                body=_chunks(response),
-            )
-        finally:
-            response.close()  # a connection whose answer was read to its end has gone back to the pool before
-
-    async def _ask(self, method: str, url: str, headers: Headers, body: bytes) -> ClientResponse:
-        """A kept connection that the other end had closed is no fault of anybody's: it is sent once more, on a fresh one. That
-        shows at once; what breaks off later may have been worked on, and paid for, and is not sent again."""
-        import aiohttp
-
-        assert self._kept is not None  # open
-        assert self._fresh is not None
-        seen, began = SimpleNamespace(reused=False), asyncio.get_running_loop().time()
-        try:
-            return await _request(self._kept, method, url, headers, body, seen)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            gone = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-            at_once = asyncio.get_running_loop().time() - began < _AT_ONCE_S
-            if not (gone and at_once and seen.reused):
-                raise NotReached(_why(error)) from error
-        try:
-            return await _request(self._fresh, method, url, headers, body, seen)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NotReached(_why(error)) from error
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = PageExchange(request)
+        await self._answer(exchange)
+        return await exchange.finish()
 
 
-def _session(connector: TCPConnector) -> ClientSession:
-    import aiohttp
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_reuse)
-    return aiohttp.ClientSession(
-        auto_decompress=False,
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        max_field_size=_FIELD_BYTES,
-        max_line_size=_LINE_BYTES,
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, connect=2 * _CONNECT_S),
-        trace_configs=[trace],
-    )
-
-
-async def _request(
-    session: ClientSession, method: str, url: str, headers: Headers, body: bytes, seen: SimpleNamespace
-) -> ClientResponse:
-    return await session.request(
-        method,
-        url,
-        allow_redirects=False,
-        data=io.BytesIO(body) if body or method == "POST" else None,
-        headers=headers,
-        proxy=_proxy_for(url),
-        trace_request_ctx=seen,
-    )
-
-
-async def _note_reuse(_: ClientSession, context: SimpleNamespace, __: Any) -> None:
-    context.trace_request_ctx.reused = True
-
-
-async def _chunks(response: ClientResponse) -> AsyncIterator[bytes]:
-    import aiohttp
-
-    try:
-        while chunk := await response.content.readany():
-            yield chunk
-    except (aiohttp.ClientError, OSError) as error:
-        raise AnswerCut(_why(error)) from error
-
-
-def _decoded(raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
-    return tuple((name.decode(errors="replace"), value.decode(errors="replace")) for name, value in raw)
-
-
-def _proxy_for(url: str) -> str | None:
-    """What the environment says. The session is not told to read it, because then it reads netrc as well."""
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies_environment, proxy_bypass
-
-    parts = urlsplit(url)
-    proxies = getproxies_environment()
-    if not proxies or proxy_bypass(parts.netloc):
-        return None
-    return proxies.get(parts.scheme)
-
-
-def _why(error: Exception) -> str:
-    """The system's own words where there are some; never a URL, which may have somebody's name and password in it."""
-    inner = getattr(error, "os_error", error)
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return "it takes too long to connect" if isinstance(error, TimeoutError) else type(error).__name__
+def _load() -> None:
+    import aiohttp.web  # noqa: F401

@@ -59,6 +59,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE attempts ADD COLUMN session TEXT NOT NULL DEFAULT '';
     ALTER TABLE attempts ADD COLUMN turns INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    CREATE TABLE calls (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, task TEXT NOT NULL, data TEXT NOT NULL);
+    CREATE INDEX calls_by_task ON calls (task, number);
+    CREATE TABLE spend (
+        day TEXT NOT NULL, task TEXT NOT NULL, role TEXT NOT NULL, upstream TEXT NOT NULL, model TEXT NOT NULL,
+        calls INTEGER NOT NULL, unpriced INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+        cache_read_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL,
+        collapsed INTEGER NOT NULL, saved_usd REAL NOT NULL,
+        PRIMARY KEY (day, task, role, upstream, model)) WITHOUT ROWID;
+    CREATE INDEX spend_by_task ON spend (task);
+    """,
 )
 
 QUERIES: Final[Mapping[str, str]] = {
@@ -81,6 +93,12 @@ QUERIES: Final[Mapping[str, str]] = {
         INSERT OR REPLACE INTO baselines (tree, command, outcome, at) VALUES (:tree, :command, :outcome, :at)""",
     "baselines_trim": """
         DELETE FROM baselines WHERE tree NOT IN (SELECT tree FROM baselines GROUP BY tree ORDER BY max(at) DESC LIMIT 50)""",
+    "call_put": "INSERT INTO calls (at, task, data) VALUES (:at, :task, :data)",
+    "calls_after": "SELECT * FROM calls WHERE number > :number ORDER BY number LIMIT :limit",
+    "calls_last": "SELECT * FROM (SELECT * FROM calls ORDER BY number DESC LIMIT :limit) ORDER BY number",
+    "calls_of": """
+        SELECT * FROM (SELECT * FROM calls WHERE task = :task ORDER BY number DESC LIMIT :limit) ORDER BY number""",
+    "calls_trim": "DELETE FROM calls WHERE number <= (SELECT max(number) FROM calls) - :keep",
     "fact_get": "SELECT value FROM facts WHERE key = :key",
     "fact_put": "INSERT OR REPLACE INTO facts (key, value) VALUES (:key, :value)",
     "facts": "SELECT key, value FROM facts ORDER BY key",
@@ -98,10 +116,44 @@ QUERIES: Final[Mapping[str, str]] = {
     "journal_last": "SELECT * FROM (SELECT * FROM journal ORDER BY seq DESC LIMIT :limit) ORDER BY seq",
     "journal_of": "SELECT * FROM journal WHERE task = :task ORDER BY seq",
     "journal_trim": "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal) - :keep",
+    "passage_add": "INSERT INTO passages (rowid, title, text, source) VALUES (:number, :title, :text, :source)",
+    "passage_document": "SELECT number FROM passage_documents WHERE origin = :origin AND source = :source",
+    "passage_document_add": """
+        INSERT INTO passage_documents (origin, source, digest) VALUES (:origin, :source, :digest)""",
+    "passage_document_drop": "DELETE FROM passage_documents WHERE number = :number",
+    "passage_documents": "SELECT number, source, digest FROM passage_documents WHERE origin = :origin",
+    # Made by who needs them, and not by a migration: a Python without FTS5 opens the same ledger and has no retrieval.
+    "passage_documents_make": """
+        CREATE TABLE IF NOT EXISTS passage_documents (
+            number INTEGER PRIMARY KEY, origin TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL,
+            UNIQUE (origin, source))""",
+    "passages_drop": "DELETE FROM passages WHERE rowid BETWEEN :first AND :last",
+    "passages_find": """
+        SELECT source, title, text, bm25(passages, 2.0, 1.0) AS score FROM passages WHERE passages MATCH :match
+        ORDER BY score LIMIT :limit""",
+    "passages_make": """
+        CREATE VIRTUAL TABLE IF NOT EXISTS passages USING fts5(
+            title, text, source UNINDEXED, tokenize = 'porter unicode61 remove_diacritics 2')""",
     "problem_add": """
         INSERT INTO problems (file, line, key, message, expected) VALUES (:file, :line, :key, :message, :expected)""",
     "problems": "SELECT * FROM problems ORDER BY file, line, key",
     "problems_clear": "DELETE FROM problems",
+    "spend_by_day": """
+        SELECT day, sum(calls) AS calls, sum(unpriced) AS unpriced, sum(cost_usd) AS cost_usd, sum(saved_usd) AS saved_usd
+        FROM spend GROUP BY day ORDER BY day""",
+    "spend_by_task": "SELECT task, sum(cost_usd) AS cost_usd FROM spend GROUP BY task",
+    "spend_put": """
+        INSERT INTO spend (day, task, role, upstream, model, calls, unpriced, input_tokens, output_tokens,
+                           cache_read_tokens, cache_write_tokens, cost_usd, collapsed, saved_usd)
+        VALUES (:day, :task, :role, :upstream, :model, :calls, :unpriced, :input_tokens, :output_tokens,
+                :cache_read_tokens, :cache_write_tokens, :cost_usd, :collapsed, :saved_usd)
+        ON CONFLICT (day, task, role, upstream, model) DO UPDATE SET calls = calls + excluded.calls,
+            unpriced = unpriced + excluded.unpriced, input_tokens = input_tokens + excluded.input_tokens,
+            output_tokens = output_tokens + excluded.output_tokens,
+            cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+            cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+            cost_usd = cost_usd + excluded.cost_usd, collapsed = collapsed + excluded.collapsed,
+            saved_usd = saved_usd + excluded.saved_usd""",
     "task_get": "SELECT * FROM tasks WHERE id = :id",
     "task_put": """
         INSERT INTO tasks (id, state, priority, title, role, reason, generation, attempts, crashes, tries, hold, cancel,

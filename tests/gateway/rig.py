@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.domain.event import Published, RequestServed
 from coordinator.domain.settings import GatewaySettings
+from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.gateway import Gateway
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
+from coordinator.surface.metrics import exposition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -170,20 +172,31 @@ class Talk:
 class House:
     """A gateway that runs, and what is known of it."""
 
-    def __init__(self, state: Path, upstream: str, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        upstream: str,
+        *,
+        claimant: Claimant = Claimant(),  # noqa: B008 - frozen
+        environment: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.claimant = claimant
         self.bus = Bus(SystemClock())
         self.events: list[Published] = []
         self.bus.tap(self.events.append)
         self.live = {("fix-it", 1), ("fix-it", 2), ("other", 1)}
         given = {"ANTHROPIC_API_KEY": PROVIDER_KEY, "OPENAI_API_KEY": "sk-openai-secret"}
-        settings = GatewaySettings(anthropic_url=upstream, openai_url=f"{upstream}/v1")
+        usual = {"anthropic_url": upstream, "openai_url": f"{upstream}/v1", "retries": 0, "hold_s": 0.0, "dedup": "off"}
+        made = GatewaySettings(**{**usual, **settings})
         self.gateway = Gateway(
             state,
-            settings,
+            made,
             given if environment is None else environment,
             self.bus,
             SystemClock(),
-            is_live=lambda task, generation: (task, generation) in self.live,
+            render=exposition,
+            who=lambda task, generation: self.claimant if (task, generation) in self.live else None,
         )
         self.stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -259,7 +272,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
 
 @contextlib.asynccontextmanager
 async def housed(
-    state: Path, script: Callable[[Exchange], Awaitable[None]] = hello
+    state: Path, script: Callable[[Exchange], Awaitable[None]] = hello, **more: Any
 ) -> AsyncIterator[tuple[House, Upstream]]:
-    async with Upstream(script) as upstream, House(state, upstream.url) as house:
+    async with Upstream(script) as upstream, House(state, upstream.url, **more) as house:
         yield house, upstream

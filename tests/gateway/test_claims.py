@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.gateway import place, relay
+from coordinator.gateway import engine, place
 from coordinator.gateway.keys import ClaimKeys, base_path, split_path
 from tests.gateway.rig import SSE, Exchange, House, Upstream, housed, until
 
@@ -87,17 +87,17 @@ async def test_another_name_than_this_machines_is_refused(tmp_path: Path, host: 
 
 async def test_revoking_cuts_what_is_under_way_and_is_remembered(tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
-        if exchange.body == b"begun":
+        if exchange.body == b'{"begun":0}':
             await exchange.send(SSE)
             await exchange.chunk(b"data: 1\n\n")
         await exchange.gone.wait()
 
     async with housed(tmp_path, script) as (house, upstream):
-        begun = await house.ask(body=b"begun")
+        begun = await house.ask(body=b'{"begun":0}')
         await begun.head()
         await begun.chunk()
-        silent = await house.ask(body=b"silent")
-        bystander = await house.ask(body=b"silent", claim=("fix-it", 2))
+        silent = await house.ask(body=b'{"silent":0}')
+        bystander = await house.ask(body=b'{"silent":0}', claim=("fix-it", 2))
         await until(lambda: len(upstream.seen) == 3)
         assert (house.gateway.calls("fix-it", 1) or (0, 0))[0] == 2
         house.gateway.revoke("fix-it", 1)
@@ -122,13 +122,11 @@ async def test_revoking_cuts_what_is_under_way_and_is_remembered(tmp_path: Path)
         assert (await later.reply(claim=("fix-it", 2))).status == 502
 
 
-async def test_one_claim_does_not_take_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "CALLS_PER_CLAIM", 2)
-
+async def test_one_claim_does_not_take_everything(tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.gone.wait()
 
-    async with housed(tmp_path, script) as (house, upstream):
+    async with housed(tmp_path, script, calls_per_agent=2) as (house, upstream):
         talks = [await house.ask() for _ in range(2)]
         await until(lambda: len(upstream.seen) == 2)
         got = await house.reply()
@@ -146,14 +144,14 @@ async def test_the_next_daemon_is_at_the_same_place_with_the_same_keys(tmp_path:
     async with Upstream(script) as upstream:
         async with House(tmp_path, upstream.url) as first:
             credentials = first.gateway.credentials("fix-it", 1)
-            assert (await first.reply(body=b"one")).body == b"one"
+            assert (await first.reply(body=b'{"one":0}')).body == b'{"one":0}'
             assert place.url_of(tmp_path, os.getpid()) == first.gateway.url
         assert place.url_of(tmp_path, os.getpid()) == ""
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", int(credentials[0].split(":")[2].split("/")[0]))
         async with House(tmp_path, upstream.url) as second:
             assert second.gateway.credentials("fix-it", 1) == credentials
-            assert (await second.reply(body=b"two")).body == b"two"
+            assert (await second.reply(body=b'{"two":0}')).body == b'{"two":0}'
             assert second.said("noticed") == []
     assert (tmp_path / place.FILE).stat().st_mode & 0o777 == 0o600
 
@@ -161,15 +159,13 @@ async def test_the_next_daemon_is_at_the_same_place_with_the_same_keys(tmp_path:
 async def test_a_stop_lets_calls_end_and_cuts_those_that_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from coordinator.gateway import gateway
-
-    monkeypatch.setattr(gateway, "FAREWELL_S", 0.3)
+    monkeypatch.setattr(engine, "FAREWELL_S", 0.3)
     go = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
         await exchange.send(SSE)
         await exchange.chunk(b"data: 1\n\n")
-        if exchange.body == b"soon":
+        if exchange.body == b'{"soon":0}':
             await go.wait()
             await exchange.send(b"0\r\n\r\n")
         await exchange.gone.wait()
@@ -177,7 +173,7 @@ async def test_a_stop_lets_calls_end_and_cuts_those_that_do_not(
     async with Upstream(script) as upstream:
         house = House(tmp_path, upstream.url)
         async with house:
-            soon, never = await house.ask(body=b"soon"), await house.ask(body=b"never")
+            soon, never = await house.ask(body=b'{"soon":0}'), await house.ask(body=b'{"never":0}')
             kept = await house.ask("/v1/nothing")
             assert (await kept.reply()).status == 404
             for talk in (soon, never):
@@ -233,7 +229,7 @@ async def test_after_a_fault_it_goes_on_at_the_same_place(tmp_path: Path, monkey
         gateway = house.gateway
         gateway.open()
         with monkeypatch.context() as patch:
-            patch.setattr("coordinator.kit.http.HttpClient.open", lambda _: asyncio.sleep(0, result=1 / 0))
+            patch.setattr("coordinator.gateway.pages.Pages.open", lambda _: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await gateway.run(asyncio.Event())
         waiting = await house.ask()

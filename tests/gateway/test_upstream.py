@@ -13,10 +13,13 @@ import pytest
 
 from coordinator.api import diagnosis, verbs_status
 from coordinator.domain.settings import GatewaySettings, Settings
+from coordinator.domain.upstream import UpstreamKind, usual_upstream
 from coordinator.gateway import place
-from coordinator.gateway.refusal import Refused
+from coordinator.gateway.claimant import Claimant
+from coordinator.gateway.upstream import Upstream as Known
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.sdk.layout import Layout
+from coordinator.surface.metrics import exposition
 from tests.gateway.rig import House, Upstream
 
 if TYPE_CHECKING:
@@ -43,14 +46,33 @@ def test_it_runs_when_there_is_something_to_call(enabled: str, environment: Mapp
     assert upstreams_of(GatewaySettings(enabled=enabled), environment).wanted is wanted
 
 
+def known(environment: Mapping[str, str], **settings: Any) -> dict[str, Known]:
+    return {one.name: one for one in upstreams_of(GatewaySettings(**settings), environment).known}
+
+
 def test_settings_come_before_the_environment() -> None:
     environment = {**KEY, "ANTHROPIC_BASE_URL": "http://env:1/", "OPENAI_BASE_URL": "http://env:2/v1"}
-    found = upstreams_of(GatewaySettings(anthropic_url="http://set:1/prefix/"), environment)
-    assert found.way("POST", "/v1/messages?beta=true", openai=False)[1] == "http://set:1/prefix/v1/messages?beta=true"
-    assert found.way("POST", "/v1/responses", openai=False)[1] == "http://env:2/v1/responses"
-    usual = upstreams_of(GatewaySettings(), {**KEY, "OPENAI_API_KEY": "o"})
-    assert usual.way("POST", "/v1/messages", openai=False)[1] == "https://api.anthropic.com/v1/messages"
-    assert usual.way("POST", "/v1/embeddings", openai=False)[1] == "https://api.openai.com/v1/embeddings"
+    found = known(environment, anthropic_url="http://set:1/prefix/")
+    assert (found["anthropic"].url, found["anthropic"].base) == ("http://set:1/prefix", b"/prefix")
+    assert (found["openai"].url, found["openai"].base) == ("http://env:2/v1", b"/v1")
+    usual = known({**KEY, "OPENAI_API_KEY": "o"})
+    assert [one.url for one in usual.values()] == ["https://api.anthropic.com", "https://api.openai.com/v1"]
+
+
+def test_a_server_of_ones_own_takes_the_models_that_no_provider_has() -> None:
+    found = known({**KEY, "LLAMA_CPP_URL": "http://127.0.0.1:8080"})
+    assert list(found) == ["anthropic", "openai", "llama_cpp"]
+    assert [one.settings.models for one in found.values() if "*" in one.settings.models] == [("*",)]
+    assert found["llama_cpp"].url == "http://127.0.0.1:8080"
+    assert "*" in known(KEY)["anthropic"].settings.models
+
+
+def test_listed_upstreams_are_all_there_are() -> None:
+    local = usual_upstream(UpstreamKind.VLLM, "big")
+    found = known({**KEY, "VLLM_URL": "http://gpu:8000"}, upstreams=(local,))
+    assert [(one.name, one.url, one.given, one.fault) for one in found.values()] == [
+        ("big", "http://gpu:8000", True, "")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -68,29 +90,22 @@ def test_settings_come_before_the_environment() -> None:
     ],
 )
 def test_what_stands_in_the_way_is_named(environment: Mapping[str, str], said: str) -> None:
-    fault = upstreams_of(GatewaySettings(enabled="on"), environment).anthropic.fault
+    fault = known(environment, enabled="on")["anthropic"].fault
     assert said in fault
     assert bool(said) == bool(fault)
     assert "pw" not in fault
 
 
 def test_both_kinds_of_key_are_sent_and_none_is_printed() -> None:
-    both = upstreams_of(GatewaySettings(), {"ANTHROPIC_API_KEY": "key-1", "ANTHROPIC_AUTH_TOKEN": "token-1"})
-    sent = both.anthropic.up((("X-Api-Key", "cck"), ("AUTHORIZATION", "Bearer cck"), ("anthropic-beta", "b")))
-    assert sent == (("anthropic-beta", "b"), ("x-api-key", "key-1"), ("Authorization", "Bearer token-1"))
+    both = known({"ANTHROPIC_API_KEY": "key-1", "ANTHROPIC_AUTH_TOKEN": "token-1"})["anthropic"]
+    sent = both.up(((b"X-Api-Key", b"cck"), (b"AUTHORIZATION", b"Bearer cck"), (b"anthropic-beta", b"b")))
+    assert sent == [(b"anthropic-beta", b"b"), (b"x-api-key", b"key-1"), (b"Authorization", b"Bearer token-1")]
     assert "key-1" not in repr(both)
     assert "token-1" not in repr(both)
 
 
-def test_a_path_is_chosen_from_a_list() -> None:
-    found = upstreams_of(GatewaySettings(), KEY)
-    for path in ("/v1/messages/", "/v1/messagesx", "/v1/models/a/b", "/v1/models/a%2fb", "/v1//messages", ""):
-        with pytest.raises(Refused):
-            found.way("POST", path, openai=False)
-
-
 async def test_no_key_is_said_in_a_way_that_ends_the_client(tmp_path: Path) -> None:
-    async with House(tmp_path, "https://api.anthropic.com", environment={}) as house:
+    async with House(tmp_path, "https://api.anthropic.com", environment={}, openai_url="") as house:
         got = await house.reply()
         assert (got.status, got.headers["x-should-retry"]) == (401, "false")
         assert got.error["type"] == "authentication_error"
@@ -106,7 +121,8 @@ async def test_where_it_is_off_it_has_nothing_to_tell(tmp_path: Path) -> None:
             KEY,
             house.bus,
             house.gateway._clock,
-            is_live=lambda *_: True,
+            render=exposition,
+            who=lambda *_: Claimant(),
         )
         off.open()
         stopping = asyncio.Event()
@@ -138,7 +154,10 @@ def test_doctor_and_status_say_where_calls_go(tmp_path: Path, monkeypatch: pytes
 
     assert doctor() == ("ok", "is off: no provider's key or URL is set here; agents reach models by themselves")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret-key")
-    assert doctor()[1].endswith("go to https://api.anthropic.com, with the key of this environment")
+    assert (
+        doctor()[1]
+        == "anthropic at https://api.anthropic.com answers for claude-*, *, with the key of this environment"
+    )
     assert verbs_status._gateway(desk) == {"url": "", "upstreams": []}
     place.write(tmp_path, 20_123, b"s" * 32, pid=os.getpid())
     found = verbs_status._gateway(desk)
@@ -152,6 +171,9 @@ def test_doctor_and_status_say_where_calls_go(tmp_path: Path, monkeypatch: pytes
 
 def test_the_library_is_loaded_by_who_serves_only() -> None:
     """0.2 s that a daemon without a gateway, a verb and an agent do not pay."""
-    program = "import sys, coordinator.gateway.gateway, coordinator.api.verbs_status; print('aiohttp' in sys.modules)"
+    names = {"aiohttp", "cachebox", "httptools", "msgspec", "prometheus_client", "uvloop", "xxhash"}
+    program = (
+        f"import sys, coordinator.gateway.gateway, coordinator.api.verbs_status; print({names} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"

@@ -43,7 +43,19 @@ think_limit_s = 3.0
 commands = ["{sys.executable} -m unittest -q"]
 
 [gateway]
-anthropic_url = "URL"
+hold_s = 2.0
+
+[[gateway.upstreams]]
+name = "anthropic"
+kind = "anthropic"
+url = "URL"
+models = ["*"]
+
+[[gateway.upstreams]] # whose limit is reached for good: the others shall not have to wait for it
+name = "used-up"
+kind = "anthropic"
+url = "URL"
+models = ["claude-used-up"]
 """
 
 _GONE_S = 5.0
@@ -118,6 +130,7 @@ PLAYS: dict[str, Play] = {
     ),
     "limited": Play(
         line="work",
+        card={"model": "claude-used-up"},
         prompt="UPSTREAM: 429 retry-after=90 message='limit reached, retry after 90 seconds'",
         endings=("rate_limited",),
         state="pending",

@@ -1,0 +1,279 @@
+"""Carries one request up until there is an answer that is worth passing on: tried again, or elsewhere, while that is safe.
+
+Owns one invariant: nothing is sent again once a byte of an answer's body was passed on, and never more often than the budget of
+retries has room for; what an upstream said last is what the caller hears. Doors, limits and breakers are ``station``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from coordinator.domain.errors import Shed, ShedReason
+from coordinator.gateway.calls import CallEnding
+from coordinator.gateway.dialect import Denial, Denied
+from coordinator.kit.wire import AnswerCut, NotReached
+from coordinator.policy.circuit_breaker import CallFault
+from coordinator.policy.retry_budget import retry_pause_s
+from coordinator.policy.upstream_limit import RefusalKind, kind_of_429
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from coordinator.gateway.calls import Call
+    from coordinator.gateway.dialect import Dialect
+    from coordinator.gateway.dials import Dials
+    from coordinator.gateway.echo import EchoAnswer
+    from coordinator.gateway.meters import Meters
+    from coordinator.gateway.station import Station
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.stage import Stage
+    from coordinator.kit.wire import RawHeaders
+    from coordinator.kit.wire_client import Answer
+    from coordinator.policy.retry_budget import RetryBudget
+
+ERROR_BYTES: Final = 1024 * 1024
+"""Of an error's body at most."""
+
+_BASE_S: Final = 0.25
+_LONGEST_S: Final = 5.0
+_SECONDS: Final = re.compile(rb"[0-9]{1,7}(\.[0-9]{1,6})?")
+_TRANSIENT: Final = frozenset({500, 502, 503, 504, 520, 522, 524, 529})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpRequest:
+    """What goes to an upstream that gets it in ``dialect``."""
+
+    body: bytes
+    dialect: Dialect
+    headers: Sequence[tuple[bytes, bytes]]
+    method: bytes
+    target: bytes
+
+
+class Delivery(Protocol):
+    """Who wants the answer."""
+
+    @property
+    def begun(self) -> bool:
+        """A byte of an answer's body was passed on."""
+
+    def request(self, station: Station) -> UpRequest: ...
+
+    async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:
+        """The whole of a good answer. Raises ``AnswerCut`` and ``FailedWithin``."""
+
+    async def take_error(self, station: Station, failure: Failure) -> None:
+        """An error that the upstream told, as it told it."""
+
+
+class FailedWithin(Exception):
+    """An answer of status 200 that tells of an error before anything else, and of which nothing was passed on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One try that failed. ``status`` 0: the upstream told nothing."""
+
+    after_s: float = 0.0
+    body: bytes = b""
+    fault: CallFault
+    headers: RawHeaders = ()
+    status: int = 0
+    usage: bool = False
+    why: str = ""
+
+
+class Courier:
+    """``chance`` gives numbers from 0 to 1, for pauses that do not fall together."""
+
+    def __init__(
+        self,
+        dials: Dials,
+        clock: Clock,
+        inference: Stage,
+        meters: Meters,
+        budget: RetryBudget,
+        chance: Callable[[], float],
+    ) -> None:
+        self._budget = budget
+        self._chance = chance
+        self._clock = clock
+        self._inference = inference
+        self._meters = meters
+        self._dials = dials
+        self.heard: Callable[[Station, str], object] = lambda _station, _why: None
+        """Told of an upstream that is in trouble (why), or well again (empty)."""
+
+    async def carry(self, call: Call, stations: Sequence[Station], delivery: Delivery) -> None:
+        """Until the delivery has a whole answer, or the upstream's last error. Raises ``Denied`` when there is none to pass on;
+        ``AnswerCut`` when an answer broke off of which something was passed on."""
+        until = call.began + self._dials.hold_s
+        failures, last = 0, None
+        self._budget.note_request(self._clock.monotonic())
+        while True:
+            station = self._next(call, stations, last)
+            try:
+                turn = await station.enter(call, until, self._inference)
+            except Shed as shed:
+                raise _shed(shed) from shed
+            try:
+                failure = await self._once(call, station, turn, delivery)
+            finally:
+                station.leave(self._inference)
+            if failure is None:
+                return
+            failures += failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY)
+            if not self._again(call, failure, failures, until):
+                if failure.status:
+                    await delivery.take_error(station, failure)
+                    return
+                raise _undeliverable(station, failure)
+            last = station
+            self._count(station, failure, len(stations) > 1)
+            if failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY):
+                await self._clock.sleep(retry_pause_s(failures, self._chance(), _BASE_S, _LONGEST_S))
+
+    def _next(self, call: Call, stations: Sequence[Station], last: Station | None) -> Station:
+        """The first that could take it at once and has not just failed; else the first that has not; else the first."""
+        if len(stations) == 1:
+            return stations[0]
+        now = self._clock.monotonic()
+        others = [station for station in stations if station is not last] or stations
+        return next((station for station in others if station.stands_open(call.model, now)), others[0])
+
+    def _again(self, call: Call, failure: Failure, failures: int, until: float) -> bool:
+        """Whether it is worth another try, and there is one left. A limit costs no try: the call is held for it."""
+        now = self._clock.monotonic()
+        if failure.fault is CallFault.CALLER or now >= until or failure.usage:
+            return False
+        if failure.fault in (CallFault.RATE, CallFault.CONCURRENCY):
+            return now + failure.after_s <= until
+        return failures <= self._dials.retries and self._budget.may_retry(now)
+
+    def _count(self, station: Station, failure: Failure, elsewhere: bool) -> None:
+        table = self._meters.failovers if elsewhere else self._meters.retries
+        key = station.name, failure.fault.value
+        table[key] = table.get(key, 0) + 1
+
+    # -- one try -------------------------------------------------------------------------------------------------------
+
+    async def _once(self, call: Call, station: Station, turn: int, delivery: Delivery) -> Failure | None:
+        """None: delivered. The station's door is held."""
+        now = self._clock.monotonic()
+        call.tries += 1
+        call.upstream = station.name
+        call.asked_at = now
+        if call.tries == 1:
+            call.wait_s = now - call.began
+        try:
+            return await self._tried(call, station, turn, delivery)
+        except NotReached as error:
+            self.heard(station, f"cannot be reached: {error}")
+            return self._failed(station, call, Failure(fault=CallFault.UNREACHED, why=str(error)))
+        except FailedWithin as error:
+            return self._failed(station, call, Failure(fault=CallFault.SERVER, why=str(error)))
+        except AnswerCut as error:
+            failure = self._failed(station, call, Failure(fault=CallFault.CUT, why=str(error)))
+            if delivery.begun:
+                raise
+            return failure
+        except asyncio.CancelledError:
+            return self._cancelled(call, station, delivery)
+        finally:
+            call.asked_at = 0.0
+
+    async def _tried(self, call: Call, station: Station, turn: int, delivery: Delivery) -> Failure | None:
+        request = delivery.request(station)
+        answer = await station.source.ask(request.method, request.target, request.headers, request.body)
+        try:
+            if answer.status >= 400:
+                return await self._refused(call, station, turn, answer)
+            now = self._clock.monotonic()
+            station.breaker(call.model).success(now)
+            station.limit.accepted(now, turn)
+            self.heard(station, "")
+            await delivery.take(station, answer)
+            return None
+        finally:
+            if not answer.ended:
+                answer.close()
+
+    def _cancelled(self, call: Call, station: Station, delivery: Delivery) -> Failure:
+        """A call that was cut because nothing came of it is a failure of the upstream's; any other is nobody's."""
+        if call.cut_for is not CallEnding.LATE:
+            station.breaker(call.model).abandon(self._clock.monotonic())
+            raise asyncio.CancelledError
+        failure = self._failed(station, call, Failure(fault=CallFault.TIMEOUT, why="it took too long"))
+        if delivery.begun or call.task is None:
+            raise asyncio.CancelledError
+        call.task.uncancel()
+        call.cut_for = None
+        return failure
+
+    def _failed(self, station: Station, call: Call, failure: Failure) -> Failure:
+        station.breaker(call.model).failure(self._clock.monotonic(), failure.fault, failure.why)
+        return failure
+
+    async def _refused(self, call: Call, station: Station, turn: int, answer: Answer | EchoAnswer) -> Failure:
+        """Read what it says, and tell whom it concerns."""
+        body, now = await answer.read(ERROR_BYTES), self._clock.monotonic()
+        fields = {name.lower(): value for name, value in answer.headers}
+        said = fields.get(b"retry-after", b"")
+        after_s = float(said) if _SECONDS.fullmatch(said) else 0.0
+        status, limit = answer.status, station.limit
+        fault, usage = CallFault.CALLER, False
+        if status == 429:
+            names = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields.items()}
+            kind = kind_of_429(names, body[:4096].decode("utf-8", "replace"))
+            fault = CallFault.CONCURRENCY if kind is RefusalKind.CONCURRENCY else CallFault.RATE
+            if kind is RefusalKind.CONCURRENCY:
+                limit.concurrency_refused(now, limit.in_flight - 1, after_s)
+            elif kind is RefusalKind.USAGE:
+                usage = True
+                limit.usage_refused(now, after_s)
+            else:
+                limit.rate_refused(now, after_s)
+            after_s = max(after_s, limit.closed_until - now)
+        elif status in _TRANSIENT:
+            fault = CallFault.SERVER
+            limit.server_failed(now, after_s)
+        else:
+            limit.accepted(now, turn)
+        self.heard(station, f"refuses the coordinator's key ({status})" if status in (401, 403) else "")
+        failure = Failure(
+            after_s=after_s,
+            body=body,
+            fault=fault,
+            headers=answer.headers,
+            status=status,
+            usage=usage,
+            why=f"it answers {status}",
+        )
+        return self._failed(station, call, failure)
+
+
+def _shed(shed: Shed) -> Denied:
+    match shed.why:
+        case ShedReason.CLOSED:
+            return Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
+        case ShedReason.FULL:
+            return Denied(Denial.OVERLOADED, f"too many calls wait for {shed.stage}", retry_after_s=shed.after_s)
+        case _:
+            said = f"{shed.stage} had no room for this call in time"
+            return Denied(Denial.LIMITED, said, retry_after_s=shed.after_s)
+
+
+def _undeliverable(station: Station, failure: Failure) -> Denied:
+    url = station.upstream.url
+    match failure.fault:
+        case CallFault.UNREACHED:
+            said = f"{url} cannot be reached from here: {failure.why}; it is worth trying again"
+            return Denied(Denial.UNREACHED, said)
+        case CallFault.TIMEOUT:
+            return Denied(Denial.TOO_LATE, f"{url} did not begin to answer in time")
+        case _:
+            return Denied(Denial.UNREACHED, f"{url} broke off before its answer: {failure.why}")

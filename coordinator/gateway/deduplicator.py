@@ -1,0 +1,345 @@
+"""The calls under way that others may share, found by what they ask.
+
+Owns one invariant: a caller is put on another's flight only if both have equal forms (compared byte by byte), one owner of
+money (unless that is waived), the same kind of answer on the wire, and an answer that can be told anew to the one who joins.
+An agent's own second ask is a call of its own; only the same request of the same session, sent again while the first is under
+way or when it was not delivered whole, is that client trying again. How bytes reach callers is ``flight``'s.
+
+A new request costs one hash of its body and two look-ups while nothing like it is under way: shapes are worked out when a
+second call of the same model, protocol and owner comes, and forms when two shapes agree. Bodies are held while their
+flights last, since hashes prove nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from coordinator.gateway.dialect import Dialect
+from coordinator.gateway.flight import Flight
+from coordinator.gateway.retold import Retelling, Retold
+from coordinator.gateway.sameness import Sameness, normalised, raw_key, shape
+from coordinator.gateway.seat import Landing, Likeness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from coordinator.gateway.agent_paths import AgentPaths
+    from coordinator.gateway.keys import Claim
+    from coordinator.gateway.sameness import Normalised
+    from coordinator.gateway.seat import Outlet, Seat
+    from coordinator.kit.clock import Clock
+
+_ENDED: Final = 256
+"""Answers that are kept for who did not get them whole."""
+_ENDED_BYTES: Final = 64 * 1024 * 1024
+_SALT_BYTES: Final = 16
+_MESSAGES: Final = Dialect.ANTHROPIC_MESSAGES
+_OFF: Final = Sameness.OFF
+
+
+class Question:
+    """A call as far as others may ask the same: made once per call. What is worked out of it is worked out once.
+
+    ``owner`` is whose money it is, ``sense`` what ``sameness.sense`` gives, ``streams`` whether a stream is asked for.
+    """
+
+    __slots__ = ("_normal", "_raw", "_shape", "body", "claim", "dialect", "key", "mode", "paths", "who")
+
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        claim: Claim,
+        dialect: Dialect,
+        mode: Sameness,
+        owner: str,
+        paths: AgentPaths,
+        sense: bytes,
+        session: bytes,
+        streams: bool,
+    ) -> None:
+        self._normal: Normalised | bool | None = False  # not worked out yet
+        self._raw = b""
+        self._shape: bytes | None = None
+        self.body = body
+        self.claim = claim
+        self.dialect = dialect
+        self.mode = mode if mode is _OFF or dialect is _MESSAGES else Sameness.RAW
+        self.key = (owner, b"%b\0%d%b" % (sense, streams, self.mode.encode()))
+        """What must be equal before forms are looked at: whose money, and the kind of call."""
+        self.paths = paths
+        self.who = (claim, session)
+
+    @property
+    def raw(self) -> bytes:
+        if not self._raw:
+            self._raw = raw_key(self.body)
+        return self._raw
+
+    @property
+    def shape(self) -> bytes:
+        if self._shape is None:
+            self._shape = shape(self.body, paths=self.paths, mode=self.mode)
+        return self._shape
+
+    @property
+    def normal(self) -> Normalised | None:
+        if isinstance(self._normal, bool):
+            self._normal = normalised(self.body, paths=self.paths, mode=self.mode)
+        return self._normal
+
+
+class _Member:
+    """Somebody on a flight, and how its answer is told to them."""
+
+    __slots__ = ("flight", "listed", "question", "retelling", "salt")
+
+    def __init__(self, flight: Flight, question: Question, retelling: Retelling | None) -> None:
+        self.flight = flight
+        self.listed = False  # where those are found who ask something alike
+        self.question = question
+        self.retelling = retelling
+        self.salt = secrets.token_bytes(_SALT_BYTES) if retelling is not None else b""
+
+    def retold(self) -> Retold | None:
+        """The same each time: one who asks again is told the same ids."""
+        return Retold(self.retelling, self.salt) if self.retelling is not None else None
+
+
+class _Alike:
+    """The first callers with one key: those whose shape nobody has asked for yet, and the others by shape."""
+
+    __slots__ = ("by_shape", "new")
+
+    def __init__(self) -> None:
+        self.by_shape: dict[bytes, dict[_Member, None]] = {}
+        self.new: dict[_Member, None] = {}
+
+    def add(self, member: _Member) -> None:
+        self.new[member] = None
+        member.listed = True
+
+    def of(self, shape: bytes) -> Iterable[_Member]:
+        for member in self.new:
+            self.by_shape.setdefault(member.question.shape, {})[member] = None
+        self.new.clear()
+        return tuple(self.by_shape.get(shape, ())) if shape else ()
+
+    def drop(self, member: _Member) -> bool:
+        """Whether nobody is left."""
+        member.listed = False
+        if member in self.new:
+            del self.new[member]
+        else:
+            alike = self.by_shape[member.question.shape]
+            del alike[member]
+            if not alike:
+                del self.by_shape[member.question.shape]
+        return not self.new and not self.by_shape
+
+
+@dataclass(slots=True, kw_only=True)
+class DedupCounts:
+    """Since the start. ``alone``: waited for nothing and asked themselves. ``crowded``: not shared, the table was full.
+    ``led``: calls that others could join. ``saved_calls`` and ``saved_usd``: calls that really were avoided."""
+
+    alone: int = 0
+    crowded: int = 0
+    joined: dict[Likeness, int] = field(default_factory=lambda: dict.fromkeys(Likeness, 0))
+    led: int = 0
+    saved_calls: int = 0
+    saved_usd: float = 0.0
+
+
+class Deduplicator:
+    """The table of one gateway, for its one loop. ``join`` first; ``lead`` when there was nobody to join.
+
+    ``ttl_s``: how long an answer that was not delivered whole is kept for its client to come back. ``wait_s``: how long one
+    who joined waits for a first byte before it asks alone. Both may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        across_owners: bool = False,
+        flight_bytes: int = 8 * 1024 * 1024,
+        max_bytes: int = 256 * 1024 * 1024,
+        max_entries: int = 10_000,
+        ttl_s: float = 60.0,
+        wait_s: float = 120.0,
+    ) -> None:
+        self._across_owners = across_owners
+        self._alike: dict[object, _Alike] = {}
+        self._bytes = 0
+        self._by_raw: dict[bytes, list[_Member]] = {}
+        self._clock = clock
+        self._ended: dict[Flight, float] = {}  # when each is forgotten, the soonest first
+        self._ended_bytes = 0
+        self._flight_bytes = flight_bytes
+        self._flights: dict[Flight, list[_Member]] = {}
+        self._max_bytes = max_bytes
+        self._max_entries = max_entries
+        self.counts = DedupCounts()
+        self.ttl_s = ttl_s
+        self.wait_s = wait_s
+
+    def __len__(self) -> int:
+        """Flights that are known."""
+        return len(self._flights)
+
+    # -- what the relay asks -------------------------------------------------------------------------------------------
+
+    def join(self, question: Question, outlet: Outlet, *, more: Iterable[tuple[bytes, bytes]] = ()) -> Seat | None:
+        """A seat on the flight of a call that is the same; None: there is none. ``more``: headers of this caller's own."""
+        if question.mode is _OFF:
+            return None
+        if self._ended:
+            self._forget()
+        found = self._found(question)
+        if found is None:
+            return None
+        member, likeness = found
+        seat = member.flight.join(
+            outlet, question.who, likeness=likeness, more=more, retold=member.retold(), wait_s=self.wait_s
+        )
+        if seat is not None:
+            self.counts.joined[likeness] += 1
+            if likeness is not Likeness.RETRY and member.flight in self._flights:
+                self._add(member)
+        return seat
+
+    def lead(
+        self,
+        question: Question,
+        outlet: Outlet,
+        abandon: Callable[[], object],
+        *,
+        more: Iterable[tuple[bytes, bytes]] = (),
+    ) -> Flight | None:
+        """A new flight, which others find from now on; None: this call is shared with nobody, and goes the plain way."""
+        if question.mode is _OFF:
+            return None
+        if self._ended:
+            self._forget()
+        if len(self._flights) >= self._max_entries or self._bytes + len(question.body) > self._max_bytes:
+            self.counts.crowded += 1
+            return None
+        flight = Flight(
+            outlet,
+            question.who,
+            abandon=abandon,
+            loop=asyncio.get_running_loop(),
+            max_bytes=self._flight_bytes,
+            more=more,
+            on_change=self._changed,
+        )
+        member = _Member(flight, question, None)
+        self._flights[flight] = []
+        self._add(member)
+        if question.mode is not Sameness.RAW:
+            scope = self._scope(question)
+            alike = self._alike.get(scope)
+            if alike is None:
+                alike = self._alike[scope] = _Alike()
+            alike.add(member)
+        self.counts.led += 1
+        return flight
+
+    def settle(self, seat: Seat, usd: float) -> None:
+        """A seat that ``join`` gave has landed; ``usd``: what its own call would have cost. Once for each."""
+        if seat.saved:
+            self.counts.saved_calls += 1
+            self.counts.saved_usd += usd
+        elif seat.landing is Landing.ALONE:
+            self.counts.alone += 1
+
+    # -- who asks the same ---------------------------------------------------------------------------------------------
+
+    def _scope(self, question: Question) -> tuple[object, ...]:
+        return question.key[1:] if self._across_owners else question.key
+
+    def _found(self, question: Question) -> tuple[_Member, Likeness] | None:
+        """Somebody to join, and how the two are alike. A member that is new is one that is not yet in the table."""
+        scope = self._scope(question)
+        for member in self._by_raw.get(question.raw, ()):
+            asked = member.question
+            if not member.flight.takes(question.who) or self._scope(asked) != scope or asked.body != question.body:
+                continue
+            if asked.who == question.who:
+                return member, Likeness.RETRY
+            if asked.claim != question.claim and member.retelling is None:
+                return self._verbatim(member, question), Likeness.RAW
+        likeness = Likeness.LOOSE if question.mode is Sameness.LOOSE else Likeness.STRICT
+        alike = self._alike.get(scope)
+        for member in alike.of(question.shape) if alike is not None else ():
+            if member.question.claim != question.claim and member.flight.takes(question.who):
+                retelling = _retelling(member.question, question)
+                if retelling is not None:
+                    return _Member(member.flight, question, retelling), likeness
+        return None
+
+    def _verbatim(self, member: _Member, question: Question) -> _Member:
+        """The very same request, another agent: whatever it names, both name it. Only ids are told anew, where known how."""
+        retelling = Retelling.of_ids() if question.dialect is _MESSAGES else None
+        return _Member(member.flight, question, retelling)
+
+    # -- the table -----------------------------------------------------------------------------------------------------
+
+    def _add(self, member: _Member) -> None:
+        self._flights[member.flight].append(member)
+        self._by_raw.setdefault(member.question.raw, []).append(member)
+        self._bytes += len(member.question.body)
+
+    def _changed(self, flight: Flight) -> None:
+        members = self._flights.get(flight)
+        if members is None:
+            return
+        if members[0].listed and not flight.open:
+            scope = self._scope(members[0].question)
+            if self._alike[scope].drop(members[0]):
+                del self._alike[scope]
+        if not flight.empty:
+            return
+        if not (flight.replayable and flight.unfinished):
+            self._drop(flight)
+        elif flight not in self._ended:
+            self._ended[flight] = self._clock.monotonic() + self.ttl_s
+            self._ended_bytes += _weight(flight, members)
+
+    def _drop(self, flight: Flight) -> None:
+        gone = self._flights.pop(flight)
+        if self._ended.pop(flight, None) is not None:
+            self._ended_bytes -= _weight(flight, gone)
+        for member in gone:
+            members = self._by_raw[member.question.raw]
+            members.remove(member)
+            if not members:
+                del self._by_raw[member.question.raw]
+            self._bytes -= len(member.question.body)
+
+    def _forget(self) -> None:
+        """Answers that nobody came back for in time, and the oldest when there are too many."""
+        while self._ended:
+            flight, until = next(iter(self._ended.items()))
+            crowded = len(self._ended) > _ENDED or self._ended_bytes > _ENDED_BYTES
+            if not crowded and until > self._clock.monotonic():
+                return
+            self._drop(flight)
+
+
+def _weight(flight: Flight, members: list[_Member]) -> int:
+    """Bytes held: an answer, and requests with their forms."""
+    return flight.kept_bytes + sum(2 * len(member.question.body) for member in members)
+
+
+def _retelling(teller: Question, listener: Question) -> Retelling | None:
+    """How the answer to one is told to the other; None: they are not the same, or it cannot be done beyond doubt."""
+    one, other = teller.normal, listener.normal
+    if one is None or other is None or one.digest != other.digest or one.form != other.form:
+        return None
+    retelling = Retelling.between(teller.paths, listener.paths, one.blanked - other.blanked)
+    return None if retelling is None or (one.sealed and not retelling.idle) else retelling

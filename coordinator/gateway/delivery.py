@@ -1,0 +1,174 @@
+"""How an answer reaches the client that asked: as it comes where both ends speak one protocol, translated where they do not.
+
+Owns one invariant: where nothing is translated, body and protocol fields go up and bytes come down as they are, but for the
+key, and for the one word of an alias. What passes is followed for its usage; nothing is kept of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from coordinator.domain.upstream import UpstreamKind
+from coordinator.domain.usage import TokenUsage
+from coordinator.gateway.books import LOOK_BYTES
+from coordinator.gateway.calls import CallEnding
+from coordinator.gateway.courier import FailedWithin, UpRequest
+from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.routing import spoken
+from coordinator.gateway.translation import Translation
+from coordinator.gateway.usage_reader import usage_reader
+from coordinator.kit.wire import HOP_BY_HOP, field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from coordinator.gateway.books import Books, Hold
+    from coordinator.gateway.calls import Call
+    from coordinator.gateway.courier import Failure
+    from coordinator.gateway.echo import EchoAnswer
+    from coordinator.gateway.flight import Flight
+    from coordinator.gateway.station import Station
+    from coordinator.gateway.usage_reader import UsageReader
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.wire_client import Answer
+    from coordinator.kit.wire_exchange import Exchange
+
+Pairs = tuple[tuple[bytes, bytes], ...]
+
+_NO_RETRY: Final = (b"x-should-retry", b"false")
+_PRELUDE_S: Final = 1.0
+"""An answer's head is kept back so long at most: what breaks off before its first byte can still be tried again."""
+_BYTES_PER_TOKEN: Final = 4
+"""Of a request, about: what is assumed where the upstream does not tell."""
+_ERROR_FIRST: Final = b"event: error"
+
+
+class RelayDelivery:
+    """One call's; used for each try in turn. ``rest`` is the protocol's own path with its query, ``body`` the request's, plain.
+    With ``flight`` others may hear the answer as well. ``usage`` is what all tries used, up to date after ``account``."""
+
+    def __init__(
+        self, exchange: Exchange, call: Call, rest: bytes, body: bytes, clock: Clock, books: Books, alias: bytes
+    ) -> None:
+        self._alias = alias
+        self._body = body
+        self._books = books
+        self._call = call
+        self._clock = clock
+        self._exchange = exchange
+        self._look_at = LOOK_BYTES
+        self._reader: UsageReader | None = None
+        self._rest = rest
+        self._translation: Translation | None = None
+        self.begun = False
+        self.flight: Flight | None = None
+        self.hold: Hold | None = None
+        self.usage = TokenUsage()
+
+    def request(self, station: Station) -> UpRequest:
+        call, exchange, kind = self._call, self._exchange, station.upstream.kind
+        way = spoken(kind, call.dialect)
+        if way is None:
+            raise Denied(Denial.NOT_FOUND, f"{station.name} does not speak this protocol")
+        if way is not call.dialect:
+            self._translation = Translation(exchange, call, way, self._body)
+            return self._translation.request(station)
+        self._translation = None
+        rest = self._rest.removeprefix(b"/v1") if kind is UpstreamKind.OPENAI else self._rest
+        return UpRequest(
+            body=with_model(exchange.body, self._alias, call.model.encode()) if self._alias else exchange.body,
+            dialect=call.dialect,
+            headers=station.upstream.up(exchange.headers),
+            method=exchange.method,
+            target=station.upstream.base + rest,
+        )
+
+    async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:
+        call, translation = self._call, self._translation
+        self.account()
+        first = await answer.peek(_PRELUDE_S)
+        if first.startswith(_ERROR_FIRST):
+            raise FailedWithin("its stream began with an error")
+        self._reader = reader = usage_reader(
+            call.dialect if translation is None else translation.dialect,
+            content_type=field(answer.headers, b"content-type"),
+            content_encoding=field(answer.headers, b"content-encoding"),
+        )
+        call.first_at = self._clock.monotonic()
+        if translation is not None:
+            if call.stream:
+                self.begun, call.status = True, 200
+                await translation.stream(answer, reader)
+            else:
+                await translation.whole(answer, reader)
+                self.begun, call.status = True, 200
+            return
+        self.begun, call.status = True, answer.status
+        tap = self._watched(reader) if self.hold is not None and call.stream else reader.feed
+        headers = self._down(answer.headers)
+        if self.flight is None:
+            self._exchange.start(answer.status, headers, reason=answer.reason, length=answer.length)
+            await answer.flow(self._exchange, tap)
+        else:
+            self.flight.head(answer.status, headers, reason=answer.reason, length=answer.length)
+            await answer.flow(self.flight, tap)
+
+    async def take_error(self, station: Station, failure: Failure) -> None:
+        call, translation = self._call, self._translation
+        call.status = failure.status
+        call.retry_after_s = failure.after_s
+        headers, body = self._down(failure.headers), failure.body
+        if translation is not None:
+            headers, body = tuple(translation.headers(b"application/json")), translation.error(failure.status, body)
+        if failure.status == 401:
+            headers = (*headers, _NO_RETRY)  # the key is ours: no agent can mend it
+        self.begun = True
+        if self.flight is None:
+            self._exchange.reply(failure.status, headers, body)
+        else:
+            self.flight.head(failure.status, headers, length=len(body))
+            self.flight.data(body)
+            self.flight.end()
+
+    def account(self) -> None:
+        """Whatever the last try used is added up; nothing, when that was done."""
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return
+        self._call.between_events = reader.between_events
+        reader.end()
+        usage = reader.usage
+        if reader.estimated:
+            self._call.estimated = True
+            if not usage.prompt_tokens:
+                usage = usage + TokenUsage(input_tokens=len(self._body) // _BYTES_PER_TOKEN)
+        self.usage = self.usage + usage
+
+    def _watched(self, reader: UsageReader) -> Callable[[bytes], None]:
+        """A stream that is cut when nothing is left to pay for it."""
+
+        def feed(data: bytes) -> None:
+            reader.feed(data)
+            if reader.output_bytes >= self._look_at:
+                self._look_at = reader.output_bytes + LOOK_BYTES
+                if self.hold is not None and not self._books.goes_on(self.hold, reader.tokens_so_far):
+                    self._call.cut(CallEnding.BUDGET)
+
+        return feed
+
+    def _down(self, headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
+        """Everything but what speaks of the upstream's connection; with a name for the call, unless the upstream gave it one."""
+        kept = tuple(pair for pair in headers if pair[0].lower() not in HOP_BY_HOP)
+        if any(name.lower() == b"x-request-id" for name, _ in kept):
+            return kept
+        return (*kept, (b"x-request-id", self._call.id.encode()))
+
+
+def with_model(body: bytes, asked: bytes, meant: bytes) -> bytes:
+    """The body with the first value of ``"model"`` replaced, if it is ``asked``; everything else stays as it is."""
+    for quote in (b'"model":"', b'"model": "'):
+        at = body.find(quote + asked + b'"')
+        if at >= 0:
+            start = at + len(quote)
+            return body[:start] + meant + body[start + len(asked) :]
+    return body

@@ -1,0 +1,102 @@
+"""The gateway's knobs: numbers that act on the path and may be turned while calls pass.
+
+Owns one invariant: each knob here is read where it acts, at the next call; a value outside of its bounds is never set. They
+begin as the settings say. Who turns one, and why, is told by whoever does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from coordinator.domain.errors import BadInput
+from coordinator.domain.knob import Knob, KnobKind
+from coordinator.domain.problem import Problem
+
+if TYPE_CHECKING:
+    from coordinator.domain.settings import GatewaySettings
+
+
+def _knob(
+    name: str,
+    about: str,
+    kind: KnobKind,
+    bounds: tuple[float, float, float],
+    settle_s: float,
+    unit: str = "",
+    *,
+    whole: bool = False,
+) -> Knob:
+    low, high, step = bounds
+    return Knob(
+        about=about,
+        kind=kind,
+        maximum=high,
+        minimum=low,
+        name=name,
+        settle_s=settle_s,
+        step=step,
+        unit=unit,
+        whole=whole,
+    )
+
+
+KNOBS: Final = (
+    _knob("agent_calls_per_s", "calls that one agent may begin, 0: all", KnobKind.SERVO, (0, 1000, 0.1), 30, "/s"),
+    _knob("dedup_ttl_s", "how long an unfinished answer is kept", KnobKind.SERVO, (1, 300, 1), 60, "s"),
+    _knob("dedup_wait_s", "how long a joined call waits for a first byte", KnobKind.FIXED, (1, 600, 1), 60, "s"),
+    _knob("failures_to_open", "failures that open a breaker", KnobKind.FIXED, (1, 20, 1), 60, whole=True),
+    _knob("fleet_calls_per_s", "calls that all agents may begin, 0: all", KnobKind.SERVO, (0, 10_000, 0.1), 30, "/s"),
+    _knob("hold_s", "how long a call is held for a limit", KnobKind.SERVO, (0, 350, 5), 60, "s"),
+    _knob("probe_every_s", "pause between probes of an open breaker", KnobKind.FIXED, (0.1, 60, 0.1), 60, "s"),
+    _knob("promote_s", "wait that lifts a call by one lane", KnobKind.SERVO, (0.1, 3600, 1), 60, "s"),
+    _knob("retries", "tries more after a failure", KnobKind.FIXED, (0, 10, 1), 60, whole=True),
+    _knob("room", "calls that may wait at a door", KnobKind.SERVO, (0, 4096, 8), 30, "calls", whole=True),
+    _knob("width", "calls under way at all upstreams", KnobKind.BLOCK, (1, 4096, 1), 120, "calls", whole=True),
+)
+
+
+class Dials:
+    """The knobs' values. They are attributes, because a call reads several of them."""
+
+    __slots__ = (
+        "agent_calls_per_s",
+        "dedup_ttl_s",
+        "dedup_wait_s",
+        "failures_to_open",
+        "fleet_calls_per_s",
+        "hold_s",
+        "probe_every_s",
+        "promote_s",
+        "retries",
+        "room",
+        "width",
+    )
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.agent_calls_per_s = settings.agent_calls_per_s
+        self.dedup_ttl_s = 60.0
+        self.dedup_wait_s = 120.0
+        self.failures_to_open = float(settings.failures_to_open)
+        self.fleet_calls_per_s = settings.fleet_calls_per_s
+        self.hold_s = settings.hold_s
+        self.probe_every_s = settings.probe_every_s
+        self.promote_s = settings.promote_s
+        self.retries = float(settings.retries)
+        self.room = float(settings.room)
+        self.width = float(settings.width)
+
+    def value(self, name: str) -> float:
+        value: float = getattr(self, name)
+        return value
+
+    def turn(self, name: str, value: float) -> float:
+        """Returns what it was. Raises ``BadInput``."""
+        knob = next((one for one in KNOBS if one.name == name), None)
+        if knob is None:
+            names = ", ".join(one.name for one in KNOBS)
+            raise BadInput([Problem(file=name, message="is no knob", expected=f"one of {names}")])
+        if fault := knob.fault(value):
+            raise BadInput([Problem(file=name, message=fault, expected="a value within its bounds")])
+        before = self.value(name)
+        setattr(self, name, float(value))
+        return before

@@ -1,0 +1,157 @@
+"""Who is calling, and for what: decided on a request's head, before a byte of its body is taken.
+
+Owns one invariant: no call without a living claim's own key, no caller that was led here under another name than this
+machine's, and no path outside of a short list. What a path means in a protocol is ``dialect``'s.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from coordinator.gateway.calls import Call
+from coordinator.gateway.dialect import Denial, Denied, Dialect, dialect_of
+from coordinator.gateway.keys import split_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coordinator.gateway.calls import Calls
+    from coordinator.gateway.claimant import Claimant
+    from coordinator.gateway.keys import Claim, ClaimKeys
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.wire_exchange import Exchange
+
+END: Final = b"/end"
+"""Below an attempt's address: its own key is to be good for nothing any more."""
+
+_LOCAL: Final = re.compile(rb"(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
+"""A browser that was led here under another name (DNS rebinding) says that name."""
+_KEY_IN_PATH: Final = re.compile(rb"/keys/([^/?#]+)(/[^#]*)")
+_KNOWN: Final = 4096
+"""Addresses and keys that are remembered once they were understood."""
+
+KEY_FIELDS: Final = (b"x-api-key", b"authorization", b"x-goog-api-key", b"api-key")
+
+
+class CallAddress:
+    """What a request's target names. ``claim`` None: the key alone says who calls."""
+
+    __slots__ = ("claim", "dialect", "key", "path", "rest")
+
+    def __init__(self, claim: Claim | None, key: bytes, dialect: Dialect | None, path: bytes, rest: bytes) -> None:
+        self.claim = claim
+        self.dialect = dialect
+        self.key = key
+        self.path = path
+        self.rest = rest
+
+
+class Doorkeeper:
+    """``who`` tells of an attempt that may call (None: it may not); it is asked for each call and has to be quick.
+
+    ``hosts`` are further names that this gateway may be called by, when it was told to listen elsewhere.
+    """
+
+    def __init__(
+        self,
+        keys: ClaimKeys,
+        calls: Calls,
+        clock: Clock,
+        *,
+        hosts: frozenset[bytes] = frozenset(),
+        who: Callable[[str, int], Claimant | None],
+    ) -> None:
+        self._keys = keys
+        self._calls = calls
+        self._clock = clock
+        self._hosts = hosts
+        self._who = who
+        self._addresses: dict[tuple[bytes, bytes], CallAddress] = {}
+        self._claims: dict[bytes, Claim] = {}
+        self._names: set[bytes] = set()
+
+    def address(self, method: bytes, target: bytes) -> CallAddress:
+        """What it names; ``dialect`` is None for what is no model's call."""
+        found = self._addresses.get((method, target))
+        if found is None:
+            found = _read_address(method, target)
+            if len(self._addresses) >= _KNOWN:
+                self._addresses.clear()
+            self._addresses[method, target] = found
+        return found
+
+    def check_host(self, exchange: Exchange) -> None:
+        """Raises ``Denied``."""
+        if exchange.header(b"origin"):
+            raise Denied(Denial.NOT_ALLOWED, "web pages may not call models here")
+        host = exchange.header(b"host")
+        if host in self._names:
+            return
+        name = host.rpartition(b":")[0] if host.rpartition(b":")[2].isdigit() else host
+        if _LOCAL.fullmatch(host) is None and name.lower() not in self._hosts:
+            raise Denied(Denial.NOT_ALLOWED, "this address is for programs of this machine only")
+        if len(self._names) < _KNOWN:
+            self._names.add(host)
+
+    def claim(self, address: CallAddress, exchange: Exchange) -> Claim:
+        """Whose key was shown. Raises ``Denied``."""
+        shown = self._shown(address, exchange)
+        if shown is None:
+            raise Denied(Denial.NO_KEY, "this is no key of an agent; the one it was started with is")
+        if address.claim is not None and shown != address.claim:
+            raise Denied(Denial.NOT_ALLOWED, "the key is another agent's than the address")
+        return shown
+
+    def admit(self, address: CallAddress, exchange: Exchange) -> Call:
+        """A call that may begin. Raises ``Denied``."""
+        assert address.dialect is not None  # a model's call
+        claim = self.claim(address, exchange)
+        task, generation = claim
+        if self._calls.is_revoked(claim):
+            raise Denied(Denial.NOT_ALLOWED, revoked(claim))
+        who = self._who(task, generation)
+        if who is None:
+            raise Denied(Denial.NOT_ALLOWED, f"attempt {generation} at {task} is over or was never begun")
+        if self._calls.closing:
+            raise Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
+        return Call(claim, who, address.dialect, address.path, self._clock.monotonic())
+
+    def _shown(self, address: CallAddress, exchange: Exchange) -> Claim | None:
+        if address.key:
+            return self._claim_of(address.key)
+        for name in KEY_FIELDS:
+            key = exchange.header(name)
+            if key:
+                if name == b"authorization":
+                    scheme, _, token = key.partition(b" ")
+                    key = token.strip() if scheme.lower() == b"bearer" else b""
+                claim = self._claim_of(key)
+                if claim is not None:
+                    return claim
+        return None
+
+    def _claim_of(self, key: bytes) -> Claim | None:
+        claim = self._claims.get(key)
+        if claim is None and key.isascii():
+            claim = self._keys.claim_of(key.decode())
+            if claim is not None:
+                if len(self._claims) >= _KNOWN:
+                    self._claims.clear()
+                self._claims[key] = claim
+        return claim
+
+
+def revoked(claim: Claim) -> str:
+    task, generation = claim
+    return f"the key of attempt {generation} at {task} was revoked: the attempt was stopped or is over"
+
+
+def _read_address(method: bytes, target: bytes) -> CallAddress:
+    claim, key, rest = None, b"", target
+    named = split_path(target.decode()) if target.isascii() else None
+    if named is not None:
+        claim, rest = named[0], named[1].encode()
+    elif (match := _KEY_IN_PATH.fullmatch(target)) is not None:
+        key, rest = match[1], match[2]
+    return CallAddress(claim, key, dialect_of(method, rest), rest.partition(b"?")[0], rest)

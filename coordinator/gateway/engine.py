@@ -1,0 +1,245 @@
+"""One run of the gateway on a loop of its own: everything on a call's path, built, joined, served and taken down.
+
+Owns one invariant: all of it lives on one loop, so nothing on the path locks; what the rest of the house is told goes home in
+batches. It is made anew for each run; what must outlive one (calls, place) is the ``Gateway``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from coordinator.domain.errors import BadInput
+from coordinator.domain.event import GatewayReady, KnobTurned, Noticed
+from coordinator.domain.problem import Problem
+from coordinator.domain.upstream import UpstreamKind
+from coordinator.gateway.aftermath import Aftermath
+from coordinator.gateway.books import Books
+from coordinator.gateway.calls import CallEnding
+from coordinator.gateway.courier import Courier
+from coordinator.gateway.dials import KNOBS, Dials
+from coordinator.gateway.doorkeeper import Doorkeeper
+from coordinator.gateway.echo import EchoOrigin
+from coordinator.gateway.keys import ClaimKeys
+from coordinator.gateway.meters import Meters, standing_meters
+from coordinator.gateway.pacing import Pacing
+from coordinator.gateway.pages import Pages
+from coordinator.gateway.prices import Prices
+from coordinator.gateway.relay import Relay
+from coordinator.gateway.routing import Routes
+from coordinator.gateway.station import Station
+from coordinator.kit.stage import Stage
+from coordinator.kit.wire_client import Origin, proxy_for
+from coordinator.kit.wire_server import WireServer
+from coordinator.policy.retry_budget import RetryBudget
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Mapping
+
+    from coordinator.domain.event import Event
+    from coordinator.domain.meter import Meter
+    from coordinator.domain.settings import GatewaySettings
+    from coordinator.gateway.calls import Call, Calls
+    from coordinator.gateway.claimant import Claimant
+    from coordinator.gateway.upstream import Upstream
+    from coordinator.kit.clock import Clock
+
+FAREWELL_S: Final = 3.0
+"""What calls under way get to end by themselves when the gateway stops: each that does is not paid for twice."""
+
+_LOOK_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOrder:
+    """What a run needs from home. ``tell`` takes batches of events there; ``spent`` is USD by task, ``spent_today`` of all.
+
+    ``render`` turns meters into what a scraper reads: body and content type.
+    """
+
+    environment: Mapping[str, str]
+    render: Callable[[Iterable[Meter]], tuple[bytes, str]]
+    revoke: Callable[[str, int], None]
+    secret: bytes
+    settings: GatewaySettings
+    spent: Mapping[str, float]
+    spent_today: float
+    tell: Callable[[list[Event]], object]
+    upstreams: tuple[Upstream, ...]
+    url: str
+    who: Callable[[str, int], Claimant | None]
+
+
+class Engine:
+    """Made on the loop that ``serve`` runs on."""
+
+    def __init__(self, order: EngineOrder, calls: Calls, clock: Clock) -> None:
+        settings = order.settings
+        self._calls = calls
+        self._clock = clock
+        self._order = order
+        self._stop = asyncio.Event()
+        self._trouble: dict[str, tuple[str, float]] = {}
+        self.meters = Meters()
+        self.books = Books(settings, today=clock.now().date(), spent_today=order.spent_today, spent=order.spent)
+        self.dials = dials = Dials(settings)
+        width, room = int(dials.width), int(dials.room)
+        self.inference = Stage("inference", width=width, room=room, promote_s=dials.promote_s)
+        self.stations = [self._station(upstream) for upstream in order.upstreams if not upstream.fault]
+        self._aftermath = Aftermath(clock, self.meters, order.tell)
+        self._pages = Pages(self.stations, self.all_meters, order.render, lambda: calls.closing)
+        self._pacing = Pacing(dials, clock)
+        self._relay = self._make_relay()
+
+    def _station(self, upstream: Upstream) -> Station:
+        dials = self.dials
+        if upstream.kind is UpstreamKind.ECHO:
+            return Station(upstream, EchoOrigin(), dials, self._clock)
+        origin = Origin(
+            origin_of(upstream.url),
+            connect_s=upstream.settings.connect_s,
+            proxy=proxy_for(upstream.url, self._order.environment),
+        )
+        return Station(upstream, origin, dials, self._clock)
+
+    def _make_relay(self) -> Relay:
+        order, settings, clock = self._order, self._order.settings, self._clock
+        keys = ClaimKeys(order.secret)
+        doorkeeper = Doorkeeper(keys, self._calls, clock, hosts=_names(settings.host), who=order.who)
+        budget = RetryBudget(clock.monotonic(), share=settings.retry_share)
+        courier = Courier(self.dials, clock, self.inference, self.meters, budget, random.random)
+        courier.heard = self._heard
+        return Relay(
+            settings,
+            clock,
+            aftermath=self._aftermath,
+            books=self.books,
+            calls=self._calls,
+            courier=courier,
+            dials=self.dials,
+            doorkeeper=doorkeeper,
+            pacing=self._pacing,
+            pages=self._pages.protocol,
+            prices=Prices(settings),
+            revoke=order.revoke,
+            routes=Routes(self.stations, settings.aliases, [one for one in order.upstreams if one.fault]),
+        )
+
+    def stop(self) -> None:
+        """Serve no longer; called on this loop."""
+        self._stop.set()
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Until told to stop."""
+        server = WireServer(self._relay)
+        looking = asyncio.create_task(self._look())
+        try:
+            with listener:
+                await self._pages.open()
+                await server.start(listener.dup())
+            urls = tuple(upstream.url for upstream in self._order.upstreams if upstream.given or not upstream.fault)
+            self._order.tell([GatewayReady(url=self._order.url, upstreams=urls)])
+            await self._stop.wait()
+            server.refuse_new()
+            await self._calls.close(FAREWELL_S)
+        finally:
+            looking.cancel()
+            await server.stop(0.5)
+            await self._pages.close()
+            self._aftermath.fold()
+            for station in self.stations:
+                await station.source.close()
+
+    async def _look(self) -> None:
+        """What is done now and then: limits' ticks, the day's budget, calls of which nothing comes."""
+        while True:
+            await self._clock.sleep(_LOOK_S)
+            now = self._clock.monotonic()
+            for station in self.stations:
+                station.tick(now)
+            self.books.roll_over(self._clock.now().date())
+            for call in self._calls.open():
+                self._check(call, now)
+
+    def _check(self, call: Call, now: float) -> None:
+        station = next((one for one in self.stations if one.name == call.upstream), None)
+        exchange = call.exchange
+        if station is None or exchange is None or not call.asked_at:
+            return
+        described = station.upstream.settings
+        if not call.first_at:
+            if now - call.asked_at > described.first_byte_s:
+                call.cut(CallEnding.LATE)
+        elif exchange.sent_bytes != call.seen_bytes or exchange.full:
+            call.seen_bytes, call.heard_at = exchange.sent_bytes, now
+        elif now - max(call.heard_at, call.first_at) > described.silence_s:
+            call.cut(CallEnding.LATE)
+
+    # -- what a person may ask and turn --------------------------------------------------------------------------------
+
+    def upstreams(self) -> list[dict[str, Any]]:
+        """How each stands."""
+        now = self._clock.monotonic()
+        return [station.standing(now) for station in self.stations]
+
+    def pause(self, name: str, reason: str) -> None:
+        self._named(name).pause(reason)
+        self._order.tell([Noticed(subject="gateway", message=f"no call goes to {name} until it is resumed: {reason}")])
+
+    def resume(self, name: str) -> None:
+        self._named(name).resume()
+        self._order.tell([Noticed(subject="gateway", message=f"calls go to {name} again, a few at first")])
+
+    def knobs(self) -> list[dict[str, Any]]:
+        return [{**knob.to_json(), "value": self.dials.value(knob.name)} for knob in KNOBS]
+
+    def turn(self, name: str, value: float, author: str, reason: str) -> None:
+        """Raises ``BadInput``."""
+        before = self.dials.turn(name, value)
+        dials = self.dials
+        self.inference.resize(width=int(dials.width), room=int(dials.room), promote_s=dials.promote_s)
+        for station in self.stations:
+            station.turned()
+        self._pacing.turned()
+        self._relay.sharing.turned()
+        self._order.tell([KnobTurned(author=author, knob=name, new=value, old=before, reason=reason)])
+
+    def _named(self, name: str) -> Station:
+        found = next((station for station in self.stations if station.name == name), None)
+        if found is None:
+            names = ", ".join(station.name for station in self.stations) or "there is none"
+            raise BadInput([Problem(file=name, message="is no upstream that is in use", expected=f"one of: {names}")])
+        return found
+
+    def all_meters(self) -> Iterable[Meter]:
+        """What was counted, and how doors, limits and breakers stand."""
+        yield from self.meters.meters()
+        yield from standing_meters(self.inference, self.stations, self._clock.monotonic())
+
+    # -- the upstreams' health, told when it changes -------------------------------------------------------------------
+
+    def _heard(self, station: Station, why: str) -> None:
+        known = self._trouble.get(station.name)
+        if why:
+            if known is None or known[0] != why:
+                self._trouble[station.name] = why, self._clock.monotonic()
+                self._order.tell([Noticed(subject="gateway", message=f"{station.upstream.url} {why}")])
+        elif known is not None:
+            del self._trouble[station.name]
+            took_s = self._clock.monotonic() - known[1]
+            message = f"{station.upstream.url} answers again after {took_s:.0f} s (it was: {known[0]})"
+            self._order.tell([Noticed(subject="gateway", message=message)])
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def _names(host: str) -> frozenset[bytes]:
+    """What a gateway that listens at ``host`` may be called by beside this machine's own names."""
+    return frozenset({host.lower().encode()}) if host not in ("127.0.0.1", "localhost", "::1") else frozenset()

@@ -1,0 +1,42 @@
+"""What models cost here: what the settings say of an upstream or of all, else the list that ships.
+
+Owns one invariant: a price comes from one of three lists, the nearest first, or there is none.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from coordinator.domain.price import price_list
+from coordinator.policy.pricing import PriceTable
+
+if TYPE_CHECKING:
+    from coordinator.domain.price import Price
+    from coordinator.domain.settings import GatewaySettings
+    from coordinator.gateway.station import Station
+
+FILE: Final = "prices.toml"
+_KNOWN: Final = 1000
+
+
+class Prices:
+    """By upstream and model."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        text = files("coordinator").joinpath(FILE).read_text(encoding="utf-8")
+        self._common = (settings.prices, price_list(text, FILE))
+        self._found: dict[tuple[str, str], Price | None] = {}
+        self._tables: dict[str, PriceTable] = {}
+
+    def of(self, station: Station, model: str) -> Price | None:
+        """None: nobody has told."""
+        key = station.name, model
+        if key not in self._found:
+            if len(self._found) >= _KNOWN:
+                self._found.clear()
+            table = self._tables.get(station.name)
+            if table is None:
+                table = self._tables[station.name] = PriceTable(station.upstream.settings.prices, *self._common)
+            self._found[key] = table.find(model)
+        return self._found[key]

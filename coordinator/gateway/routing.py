@@ -1,0 +1,136 @@
+"""Which upstreams a call can go to, best first: by the model it names, the protocol it speaks and where it was before.
+
+Owns one invariant: a call goes to no upstream that was not told to answer for its model, and from one to another only among
+those whose settings name that model equally closely. It judges no outcome: that door is the learned router's, ``prefer``.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final, Protocol
+
+from coordinator.domain.upstream import USUAL_URLS, UpstreamKind
+from coordinator.gateway.dialect import Denial, Denied, Dialect
+from coordinator.policy.rendezvous import ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from coordinator.gateway.calls import Call
+    from coordinator.gateway.station import Station
+    from coordinator.gateway.upstream import Upstream
+
+_KNOWN: Final = 1000
+_ANTHROPIC: Final = frozenset({Dialect.ANTHROPIC_MESSAGES, Dialect.ANTHROPIC_COUNT, Dialect.MODELS})
+_OPENAI: Final = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_RESPONSES, Dialect.MODELS})
+_SPOKEN: Final[Mapping[UpstreamKind, frozenset[Dialect]]] = {
+    UpstreamKind.ANTHROPIC: _ANTHROPIC,
+    UpstreamKind.ECHO: _ANTHROPIC | _OPENAI - {Dialect.OPENAI_EMBEDDINGS},
+    UpstreamKind.LLAMA_CPP: _ANTHROPIC | _OPENAI,
+    UpstreamKind.OPENAI: _OPENAI,
+    UpstreamKind.VLLM: _OPENAI,
+}
+_TRANSLATED: Final[Mapping[Dialect, Dialect]] = {
+    Dialect.ANTHROPIC_MESSAGES: Dialect.OPENAI_CHAT,
+    Dialect.OPENAI_CHAT: Dialect.ANTHROPIC_MESSAGES,
+}
+
+
+def spoken(kind: UpstreamKind, dialect: Dialect) -> Dialect | None:
+    """The dialect in which an upstream of ``kind`` gets a call in ``dialect``: the same one, one that it is translated into,
+    or none at all."""
+    if dialect in _SPOKEN[kind]:
+        return dialect
+    other = _TRANSLATED.get(dialect)
+    return other if other is not None and other in _SPOKEN[kind] else None
+
+
+class Preference(Protocol):
+    """Who knows better than weights which of several upstreams a call should try first."""
+
+    def prefer(self, call: Call, stations: Sequence[Station]) -> Sequence[Station]: ...
+
+
+class Routes:
+    """``aliases`` are names and the models that are meant by them."""
+
+    def __init__(
+        self,
+        stations: Sequence[Station],
+        aliases: Mapping[str, str],
+        faulty: Sequence[Upstream] = (),
+        preference: Preference | None = None,
+    ) -> None:
+        self._faulty = tuple(faulty)
+        self._stations = tuple(stations)
+        self._aliases = dict(aliases)
+        self._preference = preference
+        self._tiers: dict[tuple[Dialect, str], tuple[Station, ...]] = {}
+
+    def model(self, asked: str) -> str:
+        return self._aliases.get(asked, asked) if self._aliases else asked
+
+    def candidates(self, call: Call, session: bytes) -> Sequence[Station]:
+        """Those that may get the call, the one to try first in front. ``session``: what is to stay together."""
+        key = call.dialect, call.model
+        tier = self._tiers.get(key)
+        if tier is None:
+            if len(self._tiers) >= _KNOWN:
+                self._tiers.clear()
+            tier = self._tiers[key] = self._tier(*key)
+        return tier if len(tier) < 2 else self._ordered(call, tier, session or call.id.encode())
+
+    def obstacle(self, call: Call) -> Denied:
+        """Why there is no candidate."""
+        for upstream in self._faulty:
+            if (
+                spoken(upstream.kind, call.dialect) is call.dialect
+                and _closeness(upstream.settings.models, call.model) >= 0
+            ):
+                return Denied(Denial.NO_KEY, upstream.fault)
+        return Denied(
+            Denial.NOT_FOUND, f"no upstream is told to answer for the model {call.model or '(none is named)'}"
+        )
+
+    def _tier(self, dialect: Dialect, model: str) -> tuple[Station, ...]:
+        """Whoever names the model most closely: those that speak the protocol themselves, or else those that need a
+        translation."""
+        closest, found = -1, list[tuple["Station", bool]]()
+        for station in self._stations:
+            way = spoken(station.upstream.kind, dialect)
+            close = _closeness(station.upstream.settings.models, model) if way is not None else -1
+            if close < 0 or close < closest or (way is not dialect and not close and _is_providers(station.upstream)):
+                continue
+            if close > closest:
+                closest, found = close, []
+            found.append((station, way is dialect))
+        native = tuple(station for station, itself in found if itself)
+        return native or tuple(station for station, _ in found)
+
+    def _ordered(self, call: Call, group: tuple[Station, ...], session: bytes) -> Sequence[Station]:
+        """By rendezvous, weighted; who has no weight comes last. One without affinity draws anew for each call."""
+        if self._preference is not None:
+            return self._preference.prefer(call, group)
+        if not all(station.upstream.settings.affinity for station in group):
+            session = call.id.encode()
+        names = ranked(session, [(station.name, station.upstream.settings.weight) for station in group])
+        by_name = {station.name: station for station in group}
+        rest = [station for station in group if station.name not in names]
+        return [*(by_name[name] for name in names), *rest]
+
+
+def _is_providers(upstream: Upstream) -> bool:
+    """A provider has no model of another's; "*" in its settings does not mean that it had."""
+    return bool(USUAL_URLS[upstream.kind]) and upstream.url == USUAL_URLS[upstream.kind]
+
+
+def _closeness(patterns: Sequence[str], model: str) -> int:
+    """0: by ``*`` alone, else by how many characters of the pattern are no wildcard, 1000 when it is the name; -1: not named.
+    A call that names no model is anybody's."""
+    best = -1
+    for pattern in patterns:
+        if pattern == model:
+            return 1000
+        if not model or fnmatchcase(model, pattern):
+            best = max(best, min(999, len(pattern) - pattern.count("*") if model else 0))
+    return best

@@ -1,0 +1,302 @@
+"""One request and its answer, on the server's side of the relay lane's wire.
+
+Owns one invariant: an answer is framed once and exactly. What its head promised is what follows, or the connection is cut so
+that the client can tell; nothing that a caller gives can end a line of the head. It reads no byte (``wire_intake`` does) and
+does not know what a request means.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from coordinator.kit.wire import HOP_BY_HOP
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable, Mapping
+
+    from coordinator.kit.wire import RawHeaders
+    from coordinator.kit.wire_intake import WireIntake
+    from coordinator.kit.wire_request import HeadReader
+
+_log = logging.getLogger(__name__)
+
+_OWN: Final = HOP_BY_HOP | {b"content-length"}
+"""Fields that this side alone sets."""
+_LINES: Final[Mapping[int, bytes]] = {
+    status.value: b"HTTP/1.1 %d %b" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
+}
+_BODILESS: Final = frozenset({204, 304})
+_JOINED_BYTES: Final = 16 * 1024
+"""Up to here a copy is cheaper than a second buffer in the transport."""
+
+# What ``_left`` is when it is not the number of bytes that are still owed.
+_CHUNKED: Final = -1
+_TO_THE_END: Final = -2
+_NO_BODY: Final = -3
+_UNSTARTED: Final = -4
+_OVER: Final = -5
+
+
+class Exchange:
+    """What a client asks, and the only way to answer it. Lives on one loop; no method blocks.
+
+    Once the client is gone, or the answer is over, every method of the answer does nothing. ``keep``, ``task``, ``lost`` and
+    ``served`` are the intake's.
+    """
+
+    __slots__ = (
+        "_index",
+        "_left",
+        "_old",
+        "_wire",
+        "body",
+        "finished",
+        "gone",
+        "headers",
+        "keep",
+        "method",
+        "note",
+        "on_gone",
+        "sent_bytes",
+        "target",
+        "task",
+    )
+
+    def __init__(self, wire: WireIntake, head: HeadReader) -> None:
+        self._index = head.index
+        self._left = _UNSTARTED
+        self._old = head.old
+        self._wire = wire
+        self.body = b""
+        """Whole when ``serve`` is called, empty before."""
+        self.finished = False
+        """The answer is whole."""
+        self.gone = False
+        """The client hung up before the answer was whole, or was hung up on."""
+        self.headers: RawHeaders = head.headers
+        self.keep = head.keep
+        """Whether the connection may be used again."""
+        self.method = head.method
+        self.note: Any = None
+        """The handler's own."""
+        self.on_gone: Callable[[], bool] | None = None
+        """Asked when the client hangs up while it is served. True: the handler goes on for others; else it is cancelled."""
+        self.sent_bytes = 0
+        """Bytes of the answer's body that were given to the transport."""
+        self.target = head.target
+        """As it was sent; of an absolute one, what follows the authority."""
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the other end."""
+        return self._wire.peer
+
+    @property
+    def started(self) -> bool:
+        """Whether an answer has begun (or nobody is there to get one)."""
+        return self._left != _UNSTARTED
+
+    @property
+    def full(self) -> bool:
+        """The client reads slower than the answer is written: whoever feeds it must pause."""
+        return self._wire.full
+
+    def header(self, name: bytes) -> bytes:
+        """The first value of that name (given in lower case), or empty."""
+        return self._index.get(name, b"")
+
+    def start(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], *, reason: bytes = b"", length: int | None
+    ) -> None:
+        """Begin the answer. ``length`` in bytes; None when it is not known: chunked, or to the connection's end for HTTP/1.0.
+
+        The head is given to the transport at once; uvloop sends it in one call together with what follows in the same turn.
+        Fields of ``HOP_BY_HOP``, those that ``Connection`` names and ``Content-Length`` are left out of ``headers``.
+        Raises ``ValueError`` for what is no head, before a byte of it is sent.
+        """
+        if self._left == _OVER:
+            return
+        head = self._head(status, headers, reason, length)
+        self._wire.transport.write(head)
+
+    def send(self, data: bytes) -> None:
+        """Give more of the body to the transport, which buffers what the client does not take yet (see ``full``)."""
+        left = self._left
+        size = len(data)
+        if left == _CHUNKED:
+            if size > _JOINED_BYTES:
+                self._wire.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
+            elif size:
+                self._wire.transport.write(b"%x\r\n%b\r\n" % (size, data))
+        elif left >= size or left == _TO_THE_END:
+            if left >= 0:
+                self._left = left - size
+            self._wire.transport.write(data)
+        elif left >= 0:
+            self._wrong("longer")
+            return
+        elif left == _UNSTARTED:
+            raise RuntimeError("no answer was started")
+        else:
+            return
+        self.sent_bytes += size
+
+    def finish(self) -> None:
+        """End the body. The connection is kept for the next request, or closed, as the protocol says."""
+        left = self._left
+        if left == _CHUNKED:
+            self._wire.transport.write(b"0\r\n\r\n")
+        elif left > 0:
+            self._wrong("shorter")
+            return
+        elif left == _UNSTARTED:
+            raise RuntimeError("no answer was started")
+        elif left == _OVER:
+            return
+        self._left = _OVER
+        self.finished = True
+        self._wire.answered(self)
+
+    def reply(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, reason: bytes = b"") -> None:
+        """A whole small answer in one write."""
+        if self._left == _OVER:
+            return
+        head = self._head(status, headers, reason, len(body))
+        if self._left <= 0:
+            self._wire.transport.write(head)
+        elif len(body) <= _JOINED_BYTES:
+            self._wire.transport.write(head + body)
+        else:
+            self._wire.transport.writelines((head, body))
+        if self._left > 0:
+            self.sent_bytes = len(body)
+        self._left = _OVER
+        self.finished = True
+        self._wire.answered(self)
+
+    def cut(self) -> None:
+        """Hang up, so that the client sees an answer that is not whole. What was sent before still reaches it, unless the
+        connection's end is what ends the body: then only a reset can tell."""
+        left = self._left
+        if left != _OVER:
+            self._left = _OVER
+            self.gone = True
+            self._wire.hang_up(reset=left == _TO_THE_END)
+
+    async def room(self) -> None:
+        """Wait until the answer is not ``full``. Raises ``ConnectionResetError`` when nobody is there any more."""
+        while self._left != _OVER and self._wire.full:
+            await self._wire.room()
+        if self._left == _OVER and not self.finished:
+            raise ConnectionResetError("the client has hung up")
+
+    def on_room(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Have ``pause`` called when the answer gets ``full``, and ``resume`` when it is so no more. One pair at a time; it
+        ends with the answer. Nothing is called for the state that it is in now."""
+        if self._left != _OVER:
+            self._wire.on_room(pause, resume)
+
+    def lost(self) -> None:
+        """The client hung up."""
+        if self._left != _OVER:
+            self._left = _OVER
+            self.gone = True
+            if self.task is not None and not (self.on_gone is not None and self.on_gone()):
+                self.task.cancel()
+
+    def served(self, task: asyncio.Task[None]) -> None:
+        """The handler is through: see that the client is not left waiting."""
+        self.task = None
+        self._wire.server.served(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not (self.gone and isinstance(error, ConnectionError)):
+            _log.error("a handler failed", exc_info=error)
+        if self._left == _OVER:
+            return
+        if error is None and not task.cancelled():
+            _log.error("a handler ended before its answer did")
+        if self._left == _UNSTARTED:
+            self.reply(500, (), b"")
+        else:
+            self.cut()
+
+    def _wrong(self, how: str) -> None:
+        _log.error("an answer was %s than its head had promised", how)
+        self.cut()
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes, length: int | None) -> bytes:
+        """The head's bytes; from here on the answer is started."""
+        if self._left != _UNSTARTED:
+            raise RuntimeError("an answer was started before")
+        if not 100 <= status <= 999:
+            raise ValueError("no status")
+        lines = [b"HTTP/1.1 %d %b" % (status, reason) if reason else _LINES.get(status) or b"HTTP/1.1 %d " % status]
+        named = b""
+        for name, value in headers:
+            if name.lower() not in _OWN:
+                lines.append(b"%b: %b" % (name, value))
+            elif name.lower() == b"connection":
+                named += b"," + value
+        if named:
+            lines[1:] = _without(lines[1:], named)
+        bodiless = status in _BODILESS or status < 200
+        keep = self.keep and status >= 200 and not self._wire.server.closing
+        if length is None:
+            left = _CHUNKED
+            if self._old and not bodiless:
+                left, keep = _TO_THE_END, False
+            elif not bodiless and self.method != b"HEAD":
+                lines.append(b"Transfer-Encoding: chunked")
+        else:
+            left = length
+            if not bodiless:
+                lines.append(b"Content-Length: %d" % length)
+        if not keep:
+            lines.append(b"Connection: close")
+        elif self._old:
+            lines.append(b"Connection: keep-alive")
+        ends = len(lines) + 1
+        lines += (b"", b"")
+        head = b"\r\n".join(lines)
+        if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
+            raise ValueError("a line of the answer's head has an end of its own")
+        self.keep = keep
+        self._left = _NO_BODY if bodiless or self.method == b"HEAD" else left
+        return head
+
+
+class WireHandler(Protocol):
+    """What is done with requests. Both are called on the server's loop."""
+
+    def admit(self, exchange: Exchange) -> int | HandOver:
+        """Asked once the head is there: bytes of body allowed. It may answer at once; then the rest of the body is dropped,
+        or the connection closed when it is long. It may hold nothing that has to be given back: a client that hangs up in
+        its body is never served. Raising closes the connection."""
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Called with the whole body; cancelled when the client hangs up. Raising before an answer has begun gives a 500."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Give the connection, with this request's bytes and all that follow, to another protocol, for good."""
+
+    factory: Callable[[], asyncio.Protocol]
+
+
+def _without(lines: list[bytes], named: bytes) -> list[bytes]:
+    """The fields but those whose names stand in a value of ``Connection``."""
+    names = {name.strip().lower() for name in named.split(b",")}
+    return [line for line in lines if line.partition(b":")[0].lower() not in names]
+
+
+def refusal(status: int, why: str) -> bytes:
+    """All of an answer after which the connection is closed."""
+    text = f"{why}\n".encode()
+    head = b"%b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    return head % (_LINES[status], len(text)) + text

@@ -1,0 +1,324 @@
+"""What a request's bytes mean: its head, how long its body is, and a chunked body taken out of its chunks.
+
+Owns one invariant: a request is understood as RFC 9112 has it or refused. llhttp reads it, in its strict mode; where llhttp is
+laxer than the RFC (tokens beside ``chunked``, other protocols, spaces in the request line, two hosts …) it is refused here.
+No connection, no waiting and no answer: that is ``wire_intake``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from coordinator.kit.wire import FIELDS, HEAD_BYTES, RequestParser, WireError, WireUpgrade
+
+if TYPE_CHECKING:
+    from coordinator.kit.wire import RawHeaders
+
+CHUNKED: Final = -1
+"""A body's length that only its end will tell."""
+
+_HEAD_END: Final = b"\r\n\r\n"
+_CHUNKED_HEAD: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+_HOST: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:[]%"
+_ONCE: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
+"""Fields of which two could be understood in two ways."""
+_OTHER_VERSIONS: Final = frozenset({"Invalid HTTP version", "Pause on PRI/Upgrade"})
+"""llhttp's words for them."""
+_SMALL_BYTES: Final = 2048
+"""Pieces up to this size are gathered, so that a body that comes byte by byte takes no more memory than another."""
+_SLASH: Final = ord("/")
+_SPACE: Final = ord(" ")
+_ZERO: Final = ord("0")
+
+
+class RequestRefused(Exception):
+    """The request is not served; the text says why. ``status`` is the answer's."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class HeadReader:
+    """Reads heads one after the other, and sees each body's bytes pass so that llhttp can tell where the next one begins.
+
+    What it read of the last head stands in its attributes: ``index`` has the first value of each name, in lower case;
+    ``length`` is the body's in bytes or ``CHUNKED``; ``old`` says HTTP/1.0; ``keep`` that the client wants to go on;
+    ``expects`` that it waits for a 100 before it sends its body; ``received`` is all that came from the head's beginning on.
+    """
+
+    __slots__ = (
+        "_complete",
+        "_fields",
+        "_parser",
+        "_raw",
+        "_target",
+        "begun",
+        "expects",
+        "headers",
+        "index",
+        "keep",
+        "length",
+        "method",
+        "old",
+        "received",
+        "target",
+    )
+
+    def __init__(self) -> None:
+        self._complete = False
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._parser: RequestParser | None = None
+        self._raw = bytearray()
+        self._target = b""
+        self.begun = False
+        """A part of a head is there, but not all of it."""
+        self.expects = False
+        self.headers: RawHeaders = ()
+        self.index: dict[bytes, bytes] = {}
+        self.keep = False
+        self.length = 0
+        self.method = b""
+        self.old = False
+        self.received: bytes | bytearray = b""
+        self.target = b""
+
+    def read(self, data: bytes) -> bytes | None:
+        """Returns what is behind the head, or None when it is not all there yet. Raises ``RequestRefused``."""
+        raw, seen = self._raw, 0
+        if raw:
+            seen = len(raw)
+            raw += data
+            end = raw.find(_HEAD_END, max(seen - 3, 0))
+        else:
+            if data[0] < _SPACE:
+                data = data.lstrip(b"\r\n")  # in place of a request line (RFC 9112 section 2.2)
+                if not data:
+                    return None
+            end = data.find(_HEAD_END)
+        if end < 0:
+            if seen + len(data) > HEAD_BYTES:
+                raise RequestRefused(431, "The head is too long.")
+            if not seen:
+                self._raw = bytearray(data)
+                self.begun = True
+            self._feed(data)
+            if self._complete:
+                raise RequestRefused(400, "This is no HTTP/1.1.")
+            return None
+        end += 4
+        if end > HEAD_BYTES:
+            raise RequestRefused(431, "The head is too long.")
+        head = data[: end - seen]
+        self._feed(head)
+        if seen:
+            self.received, self._raw, self.begun = raw, bytearray(), False
+            self._conclude(bytes(raw[:end]))
+        else:
+            self.received = data
+            self._conclude(head)
+        return data[end - seen :]
+
+    def skip(self, data: bytes) -> None:
+        """A piece of a body of known length. Raises ``RequestRefused`` should llhttp be of another mind about its length."""
+        if self._parser is not None:
+            self._feed(data)
+
+    def close(self) -> None:
+        """No more will come."""
+        self._parser = None
+        self.received = b""
+
+    def _feed(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = RequestParser(self)
+        try:
+            parser.feed_data(data)
+        except WireUpgrade:
+            self._parser = None  # nobody here speaks anything else: what follows is the body, or the next request
+        except WireError as error:
+            self._parser = None
+            status = 505 if str(error) in _OTHER_VERSIONS else 400
+            raise RequestRefused(status, f"This is no HTTP/1.1: {error}.") from error
+
+    def _conclude(self, head: bytes) -> None:
+        """The head is complete: see what it says."""
+        fields, target, self._fields, self._target = self._fields, self._target, [], b""
+        if not self._complete:
+            raise RequestRefused(505, "This is no HTTP/1.1.")  # HTTP/2's opening; nothing else gets here
+        self._complete = False
+        if len(fields) > FIELDS:
+            raise RequestRefused(431, "The head has too many fields.")
+        line = self.method + b" " + target + b" HTTP/1."
+        if not head.startswith(line):
+            other = head.startswith((line[:-2], line[:-8] + b"\r\n"))
+            raise RequestRefused(505 if other else 400, "This is no HTTP/1.1.")
+        self.old = head[len(line)] == _ZERO
+        if b" \r\n" in head or b"\t" in head:
+            fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+        self.headers = tuple(fields)
+        self.index = index = {name.lower(): value for name, value in fields}
+        if len(index) != len(fields):
+            self._repeated(index)
+        host = index.get(b"host")
+        if host is None:
+            if not self.old:
+                raise RequestRefused(400, "HTTP/1.1 needs a Host field.")
+        elif host.translate(None, _HOST):
+            raise RequestRefused(400, "The Host field names no host.")
+        self.target = target if target[0] == _SLASH and b"#" not in target else self._origin_form(target, host)
+        self.length = self._framed(index)
+        self.expects = b"expect" in index and self._expects(index)
+
+    def _repeated(self, index: dict[bytes, bytes]) -> None:
+        """The first of several values counts, unless only one may be."""
+        seen: set[bytes] = set()
+        for name, value in self.headers:
+            name = name.lower()
+            if name not in seen:
+                seen.add(name)
+                index[name] = value
+            elif name in _ONCE:
+                raise RequestRefused(400, f"There are two {name.decode()} fields.")
+
+    def _origin_form(self, target: bytes, host: bytes | None) -> bytes:
+        """The target as it would have been without scheme and authority."""
+        if self.method == b"CONNECT":
+            raise RequestRefused(501, "There are no tunnels here.")
+        if target == b"*" and self.method == b"OPTIONS":
+            return target
+        scheme, _, rest = target.partition(b"://")
+        authority = rest.partition(b"/")[0].partition(b"?")[0]
+        if scheme.lower() != b"http" or not host or authority.lower() != host.lower() or b"#" in rest:
+            raise RequestRefused(400, "The target is none of this server's.")
+        path = rest[len(authority) :]
+        return path if path[:1] == b"/" else b"/" + path
+
+    def _framed(self, index: dict[bytes, bytes]) -> int:
+        """The length of the body. That there are not two framings, llhttp has seen to."""
+        length = index.get(b"content-length")
+        if length is not None:
+            if not length.isdigit() or b"transfer-encoding" in index:
+                raise RequestRefused(400, "The Content-Length is none.")
+            return int(length)
+        coding = index.get(b"transfer-encoding")
+        if coding is None:
+            return 0
+        if self.old:
+            raise RequestRefused(400, "HTTP/1.0 has no transfer codings.")
+        if coding.lower() != b"chunked":
+            raise RequestRefused(501, "The one transfer coding here is chunked.")
+        self._parser = None  # a reader of its own does the rest
+        return CHUNKED
+
+    def _expects(self, index: dict[bytes, bytes]) -> bool:
+        """Whether the client waits to be told to send the body."""
+        if self.old:
+            return False
+        if index[b"expect"].lower() != b"100-continue":
+            raise RequestRefused(417, "Nothing but 100-continue can be expected.")
+        return self.length != 0
+
+    # --------------------------------------------------------------------------------------------- called by the parser
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, *field: bytes) -> None:
+        self._fields.append(field)  # type: ignore[arg-type]  # a pair: no other one has to be made of it
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser is not None:
+            self._complete = True
+            self.keep = parser.should_keep_alive()
+            self.method = parser.get_method()
+
+
+class SizedBody:
+    """A body of a known length that comes in pieces."""
+
+    __slots__ = ("_need", "_pieces", "_reader", "got_bytes")
+
+    extra: Final = False
+
+    def __init__(self, reader: HeadReader) -> None:
+        self._need = reader.length
+        self._pieces: list[bytes | bytearray] = []
+        self._reader = reader
+        self.got_bytes = 0
+
+    @property
+    def whole(self) -> bool:
+        return not self._need
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns what is behind the body. Raises ``RequestRefused``."""
+        need, rest = self._need, b""
+        if len(data) > need:
+            data, rest = data[:need], data[need:]
+        self._need = need - len(data)
+        self.got_bytes += len(data)
+        self._reader.skip(data)
+        pieces = self._pieces
+        if len(data) > _SMALL_BYTES or not pieces:
+            pieces.append(data)
+        elif isinstance(pieces[-1], bytearray):
+            pieces[-1] += data
+        else:
+            pieces.append(bytearray(data))
+        return rest
+
+    def drop(self) -> None:
+        """Nobody wants what came so far."""
+        self._pieces.clear()
+
+    def taken(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class ChunkedBody:
+    """A body in chunks, without their extensions and the trailer. ``extra``: something came behind its end in one piece with
+    it, and nobody knows where it begins."""
+
+    __slots__ = ("_body", "_dropped_bytes", "_parser", "extra", "on_body", "whole")
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._dropped_bytes = 0
+        self.extra = False
+        self.on_body = self._body.extend  # called by the parser, without a frame of ours for each chunk
+        self.whole = False
+        self._parser = RequestParser(self)
+        self._parser.feed_data(_CHUNKED_HEAD)
+
+    @property
+    def got_bytes(self) -> int:
+        return self._dropped_bytes + len(self._body)
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns nothing. Raises ``RequestRefused``."""
+        try:
+            self._parser.feed_data(data)
+        except (WireError, WireUpgrade) as error:
+            if not self.whole:
+                raise RequestRefused(400, f"These are no chunks: {error}.") from error
+            self.extra = True
+        return b""
+
+    def drop(self) -> None:
+        """Nobody wants what came so far."""
+        self._dropped_bytes += len(self._body)
+        self._body.clear()
+
+    def taken(self) -> bytes:
+        return bytes(self._body)
+
+    # --------------------------------------------------------------------------------------------- called by the parser
+
+    def on_message_begin(self) -> None:
+        self.extra = self.whole
+
+    def on_message_complete(self) -> None:
+        self.whole = True
