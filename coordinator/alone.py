@@ -22,6 +22,7 @@ from coordinator.domain.upstream import UpstreamKind, usual_upstream
 from coordinator.fleet.directory import make_state, sole_daemon
 from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
+from coordinator.gateway.documents import folder_documents
 from coordinator.gateway.gateway import Gateway
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit import process
@@ -64,7 +65,9 @@ def order_from(asked: GatewayArguments, settings: GatewaySettings) -> AloneOrder
     if asked.port is not None:
         settings = replace(settings, port=asked.port)
     if asked.echo:
-        settings = replace(settings, upstreams=(replace(usual_upstream(UpstreamKind.ECHO, "echo"), models=("*",)),))
+        settings = replace(
+            settings, upstreams=(replace(usual_upstream(UpstreamKind.ECHO, "echo"), models=("echo", "*")),)
+        )
     known = upstreams_of(settings, os.environ).known
     if all(one.fault for one in known):
         remedy = (
@@ -125,8 +128,8 @@ def _gateway(layout: Layout, order: AloneOrder, bus: Bus, store: Store) -> Gatew
     def who(name: str, generation: int) -> Claimant | None:
         return Claimant(agent=name) if name in known and generation == _KEYS_OF else None
 
-    clock, state = SystemClock(), layout.state
-    return Gateway(state, order.settings, os.environ, bus, clock, store, render=exposition, who=who)
+    clock, state, origins = SystemClock(), layout.state, {"doc": folder_documents(layout.repository)}
+    return Gateway(state, order.settings, os.environ, bus, clock, store, origins=origins, render=exposition, who=who)
 
 
 def _door(gateway: Gateway, order: AloneOrder) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It knows everything and decides nothing. Starting, draining and stopping it is `
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from coordinator.fleet.vigil import Vigil
 from coordinator.fleet.workspace import Workspaces
 from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
+from coordinator.gateway.documents import finding_documents, revision_documents
 from coordinator.gateway.gateway import Gateway
 from coordinator.improve.discovery import Discovery
 from coordinator.kit import files, git
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from coordinator.domain.settings import Settings
     from coordinator.improve.discovery import FoldReport
 
+_GIT_S = 30.0
 _JOURNAL_KEEP = 200_000
 
 _TOLD_WHEN_IDLE = (TaskState.COMPLETED, TaskState.FAILED, TaskState.HELD)
@@ -87,6 +90,7 @@ class Daemon:
         self.layout = layout
         self.settings = settings
         self.options = options
+        self._loop = asyncio.get_running_loop()
         self.clock = SystemClock()
         self.began = self.clock.monotonic()
         self.bus = Bus(self.clock)
@@ -138,9 +142,17 @@ class Daemon:
             self.bus,
             self.clock,
             self.store,
+            origins={
+                "doc": revision_documents(self.settings.land.target, self._git_output),
+                "finding": finding_documents(self.store),
+            },
             render=exposition,
             who=self._claimant,
         )
+
+    def _git_output(self, args: tuple[str, ...]) -> bytes:
+        """For who works in a thread; the loop is the one that this daemon was made on."""
+        return asyncio.run_coroutine_threadsafe(self.git.run(*args), self._loop).result(_GIT_S).stdout
 
     def _make_pool(self) -> AgentPool:
         fleet, hidden = self.settings.fleet, PROVIDER_VARIABLES if self.gateway.on else ()
@@ -203,6 +215,12 @@ class Daemon:
             agent=f"{task_id}.{generation}",
             budget_usd=task.budget_usd or (card.budget_usd if card is not None else 0.0),
             lane=_lane(task.priority),
+            retrieve=card is not None and card.retrieve,
+            places={
+                str(self.layout.worktree(task_id, generation)): "worktree",
+                str(self.layout.home(task_id)): "home",
+                str(self.layout.attempt(task_id, generation)): "attempt",
+            },
             role=self.intake.role_of(task),
         )
 

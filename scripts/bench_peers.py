@@ -118,15 +118,31 @@ BOTH: Final = {name: Route(path=path, headers=KEY_HEADERS[name]) for name, path 
 
 # --------------------------------------------------------------------------------------------------------------- targets
 
+_SETTINGS: Final = """
+[gateway]
+anthropic_url = "<upstream>"
+openai_url = "<upstream>/v1"
+day_budget_usd = 100000.0
+calls_per_agent = 4096
+fleet_calls_per_s = 1000000.0
+agent_calls_per_s = 1000000.0
+
+[[gateway.prices]]
+models = ["*"]
+input = 5.0
+output = 25.0
+"""
+"""Nothing of it is a help: budgets, prices and buckets are made to count."""
+
 DIRECT: Final = Peer(name="direct", title="direct (no gateway)", routes=BOTH, llm=False)
 
 OURS: Final = Peer(
     name="ours",
     title="**coordinator**",
-    argv=(sys.executable, "-m", "coordinator", "-C", "<scratch>", "gateway", "--port", "<port>"),
-    env={"COORDINATOR_GATEWAY_KEY": "<key>"},
-    files={"coordinator.toml": '[gateway]\nanthropic_url = "<upstream>"\nopenai_url = "<upstream>/v1"\n'},
+    argv=(sys.executable, "-m", "coordinator", "-C", "<scratch>", "gateway", "--port", "<port>", "--name", "bench"),
+    files={"coordinator.toml": _SETTINGS},
     routes=BOTH,
+    says={"key": r"ANTHROPIC_API_KEY=(\S+)"},
 )
 """With everything on that is on by default: accounting, budgets, limits, breaker, metrics."""
 
@@ -140,6 +156,7 @@ def ours(command: str) -> Peer:
         env=OURS.env,
         files=OURS.files,
         routes=OURS.routes,
+        says=OURS.says,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import timeit
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -46,19 +47,59 @@ def empty_loop() -> Made:
     return "pass", {}
 
 
+def breaker() -> Made:
+    from coordinator.policy.circuit_breaker import CircuitBreaker
+
+    return "breaker.allow(1.0); breaker.success(1.0)", {"breaker": CircuitBreaker(0.0)}
+
+
+def bucket() -> Made:
+    from coordinator.policy.token_bucket import TokenBucket
+
+    return "bucket.take(1.0, now())", {"bucket": TokenBucket(1e9, 1e9, 0.0), "now": time.monotonic}
+
+
+def stage() -> Made:
+    from coordinator.domain.lane import Lane
+    from coordinator.kit.stage import Stage
+
+    door = Stage("door", width=8, room=8, promote_s=30.0)
+    return "door.try_enter(lane); door.leave()", {"door": door, "lane": Lane.NORMAL}
+
+
+def raw_key() -> Made:
+    from coordinator.gateway.sameness import raw_key
+
+    return "found = table.get(raw_key(body)); found == body", {
+        "raw_key": raw_key,
+        "body": BODY,
+        "table": {raw_key(BODY): BODY},
+    }
+
+
+def new_key() -> Made:
+    from coordinator.gateway.sameness import raw_key
+
+    statement = "key = raw_key(body); known = table.get(key); table[key] = body; del table[key]"
+    return statement, {"raw_key": raw_key, "body": BODY, "table": {}}
+
+
+BODY: Final = b'{"model":"m","messages":[{"role":"user","content":"' + b"x" * 200 + b'"}]}'
 PRIMITIVES: Final = (
     Primitive(name="(the empty loop, in every figure of ours)", make=empty_loop),
-    Primitive(name="dedup check of a new prompt", seed_published=1_500, seed_measured=3_250),
-    Primitive(name="dedup check of a known one", seed_measured=87),
-    Primitive(name="circuit breaker, closed: allow + success", seed_published=400, seed_measured=78),
-    Primitive(name="token bucket: take", seed_published=110, seed_measured=111),
+    Primitive(name="dedup check of a new prompt", make=new_key, seed_published=1_500, seed_measured=3_250),
+    Primitive(name="dedup check of a known one", make=raw_key, seed_measured=87),
+    Primitive(name="circuit breaker, closed: allow + success", make=breaker, seed_published=400, seed_measured=78),
+    Primitive(name="token bucket: take", make=bucket, seed_published=110, seed_measured=111),
     Primitive(name="cache hit", seed_published=81, seed_measured=80),
     Primitive(name="cache miss", seed_measured=29),
     Primitive(name="cache set", seed_measured=233),
     Primitive(name="priority queue: push + pop", seed_measured=440),
-    Primitive(name="stage: enter + leave (the seed: bounded send)", seed_published=1_000, seed_measured=225),
+    Primitive(
+        name="stage: enter + leave (the seed: bounded send)", make=stage, seed_published=1_000, seed_measured=225
+    ),
 )
-"""Entries are added here as their parts are built: ``make=lambda: ("bucket.take(1.0, 0.0)", {"bucket": TokenBucket(…)})``."""
+"""The seed's queue is our stage's lines, which are not used by themselves; its cache's figures follow with the cache."""
 
 
 def nanoseconds(made: Made, take_s: float, takes: int) -> float:

@@ -81,8 +81,11 @@ async def scan(
 
     with tempfile.TemporaryDirectory(prefix="coordinator-ruff-") as folder:
         scratch = Path(folder)
-        report = scratch / "report.json"
-        argv = [str(found), "check", "--no-cache", "--no-fix", "--output-format", "json", "--output-file", str(report)]
+        report = (
+            scratch / "report.jsonl"
+        )  # a line for each: a report of many MB, decoded at one go, holds up every thread
+        argv = [str(found), "check", "--no-cache", "--no-fix", "--output-format", "json-lines"]
+        argv += ["--output-file", str(report)]
         argv += [*configuration_arguments(tree, select=select, target_version=target_version), "."]
         ran = await run_tool(
             argv,
@@ -200,7 +203,8 @@ def _read_report(tree: Path, report: Path, ran: ToolRun) -> ScanReport:
     try:
         if report.stat().st_size > _REPORT_BYTES:
             return broken(f"ruff's report is larger than {_REPORT_BYTES} bytes")
-        items = json.loads(report.read_bytes())
+        with report.open("rb") as lines:
+            items = [json.loads(line) for line in lines if line.strip()]
         findings = tuple(_findings(tree, items))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return broken(f"ruff's report could not be read: {type(error).__name__}: {error}")

@@ -27,7 +27,7 @@ class RoleCard:
     ``env`` names variables let through from the daemon's environment, ``variables`` sets some. ``paths`` limits what any
     task of this role may touch. ``standing_brief`` is Markdown put before each task's own text. ``external`` roles have
     no command: their agents claim by themselves through the protocol. ``network`` says whether the role needs one; there
-    is no sandbox that could take it away.
+    is no sandbox that could take it away. ``retrieve``: the gateway adds passages of the repository's documents to what it asks.
     """
 
     role: str
@@ -45,6 +45,7 @@ class RoleCard:
     network: bool = True
     paths: tuple[str, ...] = ()
     permission_mode: str = ""
+    retrieve: bool = False
     stall_s: float = 0.0
     standing_brief: str = ""
     timeout_s: float = 600.0

@@ -52,6 +52,10 @@ _LIMIT: Final = re.compile(
     r"insufficient (funds|credit)",
     re.IGNORECASE,
 )
+_SPENT: Final = re.compile(
+    r"billing_error|insufficient_quota|BudgetExceeded|nothing is left of the budget", re.IGNORECASE
+)
+"""Of what our gateway says in the middle of a stream, where no status is told."""
 _LOGIN: Final = re.compile(
     r"missing environment variable|(api key|credential)s?.{0,20}(missing|not found|not valid|not set|invalid|required)|"
     r"(invalid|incorrect|no|missing|specify the|set an?) (\w+_)?api[ _]?key|not logged in|unauthorized|unauthenticated|"
@@ -79,7 +83,7 @@ def said_of(failure: CallFailure, *, gateway: bool, remedy: str, now: float) -> 
     ours, status = OURS in failure.message, failure.status
     if status == 403 and ours:  # its key is revoked: the attempt was over before
         return replace(failed, reason=Reason.UNAVAILABLE)
-    if status == 402 and ours:
+    if ours and (status == 402 or (not status and _SPENT.search(words))):
         return replace(failed, reason=Reason.OVER_BUDGET)
     if status not in _ASKING and (_CONTEXT.search(words) or status == 413):
         return replace(failed, reason=Reason.CONTEXT_OVERFLOW)

@@ -106,6 +106,9 @@ def _environment(order: Order) -> dict[str, str]:
         "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
         # What runs on in the background outlives the last word, and then it is ended with it.
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+        # The state of git and how to commit would stand in front of everything else: without it prompts of several agents
+        # begin alike, so that providers' caches serve them all. What is not committed is committed for the agent.
+        "CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
         "TERM": "dumb",

@@ -7,7 +7,7 @@ Owns one invariant: the attempt's row, the task's move and their events are one 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.attempt import Ending
 from coordinator.domain.event import AttemptEnded, TaskLanded
@@ -128,7 +128,9 @@ class Settling:
                 goes_on = f"{text}; {decision.why}" + (", the same conversation goes on" if session else "")
                 self._ledger.move(task_id, TaskState.PENDING, goes_on, not_before=due, **changes)
             elif decision.fate is Fate.HELD:
-                self._ledger.move(task_id, TaskState.HELD, f"{text} ({decision.why}){_way_on(ending)}", **changes)
+                self._ledger.move(
+                    task_id, TaskState.HELD, f"{text} ({decision.why}){_way_on(ending, reason)}", **changes
+                )
             else:
                 self._ledger.move(task_id, TaskState.FAILED, f"{text} ({decision.why})", **changes)
                 self._rearm(entry)
@@ -174,10 +176,18 @@ def _told(feedback: str, work: str) -> str:
     return f"{where}, `git cherry-pick --no-commit {work[:12]}` brings it back.\n\n{feedback}"
 
 
-def _way_on(ending: Ending) -> str:
+_WHOSE: Final = (
+    ("nobody has told what", "name the model's price in [[gateway.prices]]"),
+    ("no call may cost more", "raise call_budget_usd in [gateway]"),
+    ("the day's budget", "wait for tomorrow (UTC) or raise day_budget_usd in [gateway]"),
+    ("the fleet's budget", "raise total_budget_usd in [gateway]"),
+)
+"""What the gateway says of a budget that is not the task's own, and what would help."""
+
+
+def _way_on(ending: Ending, reason: str) -> str:
     """What a person may do about it; ``explain`` shows the end of the output beside it."""
-    if ending is Ending.OVER_BUDGET:
-        return (
-            "; raise budget_usd in its task or its role card, then `coordinator tasks release` goes on where it stopped"
-        )
-    return ""
+    if ending is not Ending.OVER_BUDGET:
+        return ""
+    what = next((what for said, what in _WHOSE if said in reason), "raise budget_usd in its task or its role card")
+    return f"; {what}, then `coordinator tasks release` goes on where it stopped"

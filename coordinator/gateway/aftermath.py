@@ -69,7 +69,7 @@ def served_event(call: Call, ended: float) -> RequestServed:
         model=call.model,
         output_tokens=usage.output_tokens,
         path=call.path.decode("ascii", "replace"),
-        priced=call.priced,
+        priced=call.priced or not (call.estimated or usage.prompt_tokens or usage.output_tokens),
         request=call.id,
         role=call.who.role,
         saved_usd=round(call.saved_usd, 9),

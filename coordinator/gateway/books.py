@@ -7,9 +7,11 @@ sums that a person reads are ``book``'s.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
-from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.dialect import Denial, Denied, Dialect
 from coordinator.policy.budget import NO_LIMIT, Budget, BudgetRefusal, Purse, Reservation
 from coordinator.policy.pricing import cost_usd, worst_case_usd
 
@@ -34,6 +36,8 @@ _FIRST_RATIO: Final = 0.5
 """Tokens per byte of a body, before one of the same agent was counted. Prose and code have 0.25 to 0.33."""
 _MARGIN: Final = 1.25
 _AGENTS: Final = 4096
+_FREE: Final = frozenset({Dialect.ANTHROPIC_COUNT, Dialect.GOOGLE_COUNT, Dialect.GOOGLE_MODELS, Dialect.MODELS})
+"""Nothing is generated."""
 
 
 class Hold:
@@ -63,12 +67,13 @@ class Books:
         self._spent = dict(spent)
         self._tasks: dict[str, Purse] = {}
         self._ratios: dict[tuple[str, int], float] = {}
+        self._settled = asyncio.Event()
 
     def hold(self, call: Call, price: Price | None, body_bytes: int, max_tokens: int) -> Hold | None:
         """Set aside what the call may cost: of a stream its input and a first step, else all of it. None: there is nothing to
-        limit. Raises ``Denied`` (402)."""
+        limit. Raises ``Denied``: 402, or 429 while other calls have set aside what it would need."""
         budget = call.who.budget_usd
-        if not budget and not self._limited:
+        if (not budget and not self._limited) or call.dialect in _FREE:
             return None
         if price is None:
             said = (
@@ -81,8 +86,25 @@ class Books:
         wanted = worst_case_usd(body_bytes, output, price, tokens_per_byte=ratio)
         made = purse.reserve(wanted)
         if isinstance(made, BudgetRefusal):
-            raise Denied(Denial.OVER_BUDGET, str(made))
+            later = made.reserved_usd > 0 and made.spent_usd + made.wanted_usd <= made.limit_usd
+            raise Denied(Denial.LIMITED if later else Denial.OVER_BUDGET, str(made))
         return Hold(purse, made, price, output)
+
+    async def held(
+        self, call: Call, price: Price | None, body_bytes: int, max_tokens: int, patience_s: float
+    ) -> Hold | None:
+        """The same; a call that only has no room beside those under way waits for them. Raises ``Denied`` (402, or 429 when
+        they took longer)."""
+        ends = asyncio.get_running_loop().time() + patience_s
+        while True:
+            try:
+                return self.hold(call, price, body_bytes, max_tokens)
+            except Denied as denied:
+                if denied.denial is not Denial.LIMITED or asyncio.get_running_loop().time() >= ends:
+                    raise
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ends):
+                    await self._settled.wait()
 
     def goes_on(self, hold: Hold, tokens: int) -> bool:
         """A stream has generated about so many: set more aside as it comes near to what is covered. False: nothing is left."""
@@ -99,20 +121,18 @@ class Books:
         call.cost_usd = cost_usd(usage, price) if price is not None else 0.0
         if hold is not None:
             hold.purse.settle(hold.reservation, call.cost_usd)
+            self._stir()
         elif call.cost_usd:
             purse = self._purse(call.claim[0], call.who.budget_usd)
-            made = purse.reserve(0.0)
-            if isinstance(made, Reservation):
-                purse.settle(made, call.cost_usd)
+            purse.settle(Reservation(purse, 0), call.cost_usd)
         if usage.prompt_tokens and body_bytes:
             if len(self._ratios) >= _AGENTS:
                 self._ratios.clear()
             self._ratios[call.claim] = min(1.0, _MARGIN * usage.prompt_tokens / body_bytes)
 
-    def release(self, hold: Hold | None) -> None:
-        """The call never went up."""
-        if hold is not None and hold.reservation.purse is not None:
-            hold.purse.settle(hold.reservation, 0.0)
+    def _stir(self) -> None:
+        settled, self._settled = self._settled, asyncio.Event()
+        settled.set()
 
     def roll_over(self, today: date) -> None:
         self.day.roll_over(today)

@@ -7,7 +7,6 @@ retries has room for; what an upstream said last is what the caller hears. Doors
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -16,6 +15,7 @@ from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.kit.wire import AnswerCut, NotReached
 from coordinator.policy.circuit_breaker import CallFault
+from coordinator.policy.limit_headers import pause_s, used_up_s
 from coordinator.policy.retry_budget import retry_pause_s
 from coordinator.policy.upstream_limit import RefusalKind, kind_of_429
 
@@ -38,8 +38,10 @@ ERROR_BYTES: Final = 1024 * 1024
 """Of an error's body at most."""
 
 _BASE_S: Final = 0.25
+_ERROR_FIRST: Final = b"event: error"
 _LONGEST_S: Final = 5.0
-_SECONDS: Final = re.compile(rb"[0-9]{1,7}(\.[0-9]{1,6})?")
+_PRELUDE_S: Final = 1.0
+"""An answer's head is kept back so long at most: what breaks off before its first byte can still be tried again."""
 _TRANSIENT: Final = frozenset({500, 502, 503, 504, 520, 522, 524, 529})
 
 
@@ -127,7 +129,7 @@ class Courier:
             if failure is None:
                 return
             failures += failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY)
-            if not self._again(call, failure, failures, until):
+            if not self._again(call, failure, failures, until, [one for one in stations if one is not station]):
                 if failure.status:
                     await delivery.take_error(station, failure)
                     return
@@ -145,13 +147,15 @@ class Courier:
         others = [station for station in stations if station is not last] or stations
         return next((station for station in others if station.stands_open(call.model, now)), others[0])
 
-    def _again(self, call: Call, failure: Failure, failures: int, until: float) -> bool:
-        """Whether it is worth another try, and there is one left. A limit costs no try: the call is held for it."""
+    def _again(self, call: Call, failure: Failure, failures: int, until: float, others: Sequence[Station]) -> bool:
+        """Whether it is worth another try, and there is one left. A limit costs no try: the call is held for it, or goes where
+        there is none."""
         now = self._clock.monotonic()
-        if failure.fault is CallFault.CALLER or now >= until or failure.usage:
+        if failure.fault is CallFault.CALLER:
             return False
         if failure.fault in (CallFault.RATE, CallFault.CONCURRENCY):
-            return now + failure.after_s <= until
+            held = not failure.usage and now < until and now + failure.after_s <= until
+            return held or any(one.stands_open(call.model, now) for one in others)
         return failures <= self._dials.retries and self._budget.may_retry(now)
 
     def _count(self, station: Station, failure: Failure, elsewhere: bool) -> None:
@@ -192,9 +196,13 @@ class Courier:
         try:
             if answer.status >= 400:
                 return await self._refused(call, station, turn, answer)
+            if (await answer.peek(_PRELUDE_S)).startswith(_ERROR_FIRST):
+                raise FailedWithin("its stream began with an error")
             now = self._clock.monotonic()
-            station.breaker(call.model).success(now)
-            station.limit.accepted(now, turn)
+            station.answered(call.model, now, turn)
+            if any(value == b"0" and b"emaining" in name for name, value in answer.headers):
+                fields = _fields(answer.headers)
+                station.limit.told(now, 0.0, used_up_s(fields, self._clock.now().timestamp()))
             self.heard(station, "")
             await delivery.take(station, answer)
             return None
@@ -221,17 +229,16 @@ class Courier:
     async def _refused(self, call: Call, station: Station, turn: int, answer: Answer | EchoAnswer) -> Failure:
         """Read what it says, and tell whom it concerns."""
         body, now = await answer.read(ERROR_BYTES), self._clock.monotonic()
-        fields = {name.lower(): value for name, value in answer.headers}
-        said = fields.get(b"retry-after", b"")
-        after_s = float(said) if _SECONDS.fullmatch(said) else 0.0
+        fields, said = _fields(answer.headers), body[:4096].decode("utf-8", "replace")
+        after_s = pause_s(fields, said, self._clock.now().timestamp())
         status, limit = answer.status, station.limit
         fault, usage = CallFault.CALLER, False
         if status == 429:
-            names = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields.items()}
-            kind = kind_of_429(names, body[:4096].decode("utf-8", "replace"))
+            kind = kind_of_429(fields, said)
             fault = CallFault.CONCURRENCY if kind is RefusalKind.CONCURRENCY else CallFault.RATE
             if kind is RefusalKind.CONCURRENCY:
                 limit.concurrency_refused(now, limit.in_flight - 1, after_s)
+                after_s = 0.0  # the next end of a call makes room, whatever pause is asked for
             elif kind is RefusalKind.USAGE:
                 usage = True
                 limit.usage_refused(now, after_s)
@@ -254,6 +261,10 @@ class Courier:
             why=f"it answers {status}",
         )
         return self._failed(station, call, failure)
+
+
+def _fields(headers: RawHeaders) -> dict[str, str]:
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers}
 
 
 def _shed(shed: Shed) -> Denied:

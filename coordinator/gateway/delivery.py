@@ -12,7 +12,7 @@ from coordinator.domain.upstream import UpstreamKind
 from coordinator.domain.usage import TokenUsage
 from coordinator.gateway.books import LOOK_BYTES
 from coordinator.gateway.calls import CallEnding
-from coordinator.gateway.courier import FailedWithin, UpRequest
+from coordinator.gateway.courier import UpRequest
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.gateway.routing import spoken
 from coordinator.gateway.translation import Translation
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
+_JSON: Final = b"application/json"
 _NO_RETRY: Final = (b"x-should-retry", b"false")
-_PRELUDE_S: Final = 1.0
-"""An answer's head is kept back so long at most: what breaks off before its first byte can still be tried again."""
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
+_WHEN_AGAIN: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+"""What clients of both protocols obey alike: it comes through a translation as well."""
 _BYTES_PER_TOKEN: Final = 4
 """Of a request, about: what is assumed where the upstream does not tell."""
-_ERROR_FIRST: Final = b"event: error"
 
 
 class RelayDelivery:
@@ -59,6 +60,7 @@ class RelayDelivery:
         self._look_at = LOOK_BYTES
         self._reader: UsageReader | None = None
         self._rest = rest
+        self._stopped = False
         self._translation: Translation | None = None
         self.begun = False
         self.flight: Flight | None = None
@@ -86,25 +88,23 @@ class RelayDelivery:
     async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:
         call, translation = self._call, self._translation
         self.account()
-        first = await answer.peek(_PRELUDE_S)
-        if first.startswith(_ERROR_FIRST):
-            raise FailedWithin("its stream began with an error")
         self._reader = reader = usage_reader(
             call.dialect if translation is None else translation.dialect,
             content_type=field(answer.headers, b"content-type"),
             content_encoding=field(answer.headers, b"content-encoding"),
         )
         call.first_at = self._clock.monotonic()
+        tap = self._watched(reader, answer) if self.hold is not None and call.stream else reader.feed
         if translation is not None:
             if call.stream:
                 self.begun, call.status = True, 200
-                await translation.stream(answer, reader)
+                await translation.stream(answer, tap)
             else:
                 await translation.whole(answer, reader)
                 self.begun, call.status = True, 200
             return
         self.begun, call.status = True, answer.status
-        tap = self._watched(reader) if self.hold is not None and call.stream else reader.feed
+        tap = self._watched(reader, answer) if self.hold is not None and call.stream else reader.feed
         headers = self._down(answer.headers)
         if self.flight is None:
             self._exchange.start(answer.status, headers, reason=answer.reason, length=answer.length)
@@ -119,9 +119,10 @@ class RelayDelivery:
         call.retry_after_s = failure.after_s
         headers, body = self._down(failure.headers), failure.body
         if translation is not None:
-            headers, body = tuple(translation.headers(b"application/json")), translation.error(failure.status, body)
-        if failure.status == 401:
-            headers = (*headers, _NO_RETRY)  # the key is ours: no agent can mend it
+            told = tuple(pair for pair in headers if pair[0].lower() in _WHEN_AGAIN)
+            headers, body = (*translation.headers(_JSON), *told), translation.error(failure.status, body)
+        if failure.status == 401 or failure.usage:  # the key is ours, the limit for hours: no agent can mend it
+            headers = (*(pair for pair in headers if pair[0].lower() != _NO_RETRY[0]), _NO_RETRY)
         self.begun = True
         if self.flight is None:
             self._exchange.reply(failure.status, headers, body)
@@ -135,7 +136,7 @@ class RelayDelivery:
         reader, self._reader = self._reader, None
         if reader is None:
             return
-        self._call.between_events = reader.between_events
+        self._call.between_events = self._stopped or reader.between_events
         reader.end()
         usage = reader.usage
         if reader.estimated:
@@ -144,7 +145,7 @@ class RelayDelivery:
                 usage = usage + TokenUsage(input_tokens=len(self._body) // _BYTES_PER_TOKEN)
         self.usage = self.usage + usage
 
-    def _watched(self, reader: UsageReader) -> Callable[[bytes], None]:
+    def _watched(self, reader: UsageReader, answer: Answer | EchoAnswer) -> Callable[[bytes], None]:
         """A stream that is cut when nothing is left to pay for it."""
 
         def feed(data: bytes) -> None:
@@ -153,8 +154,20 @@ class RelayDelivery:
                 self._look_at = reader.output_bytes + LOOK_BYTES
                 if self.hold is not None and not self._books.goes_on(self.hold, reader.tokens_so_far):
                     self._call.cut(CallEnding.BUDGET)
+                    self._stop(data, answer)
 
         return feed
+
+    def _stop(self, data: bytes, answer: Answer | EchoAnswer) -> None:
+        """Of what came last only whole events are passed on, so that a word why can follow them."""
+        ends = [at + len(mark) for mark in _EVENT_ENDS if (at := data.rfind(mark)) >= 0]
+        plain = field(answer.headers, b"content-encoding") in (b"", b"identity")
+        if self._translation is not None:  # gives whole events alone
+            self._stopped = True
+        elif plain and ends and max(ends) < len(data) and not self._call.over:
+            self._stopped = True
+            (self.flight or self._exchange).send(data[: max(ends)])
+            answer.close()
 
     def _down(self, headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
         """Everything but what speaks of the upstream's connection; with a name for the call, unless the upstream gave it one."""

@@ -144,17 +144,19 @@ class Denial(enum.Enum):
 
 
 class Denied(Exception):
-    """``str()`` is one sentence for a person. ``retry_after_s``: when asking again is worth it; 0: soon, or never."""
+    """``str()`` is one sentence for a person. ``retry_after_s``: when asking again is worth it; 0: soon, or never. ``final``:
+    that is later than a program should wait; it is to stop, and whoever started it knows when to come back."""
 
-    def __init__(self, denial: Denial, message: str, *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, denial: Denial, message: str, *, final: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.denial = denial
+        self.final = final
         self.retry_after_s = retry_after_s
 
     @property
     def wait_s(self) -> int:
         """What we say of it: whole seconds, no more than clients bear; 0: nothing is said."""
-        if not self.denial.again or (self.retry_after_s <= 0 and self.denial is not Denial.LIMITED):
+        if self.final or not self.denial.again or (self.retry_after_s <= 0 and self.denial is not Denial.LIMITED):
             return 0
         return math.ceil(max(1, min(LONGEST_WAIT_S, self.retry_after_s)))
 
@@ -177,7 +179,7 @@ def refusal_reply(dialect: Dialect | None, denied: Denied) -> tuple[int, WireHea
     """Status, headers and body of a whole answer; lengths and connection are the wire's. None: a path we do not know."""
     family = dialect.family if dialect is not None else Family.EITHER
     headers: WireHeaders = ((b"content-type", b"application/json"),)
-    if not denied.denial.again:
+    if denied.final or not denied.denial.again:
         headers = (*headers, (b"x-should-retry", b"false"))
     if denied.wait_s:
         headers = (*headers, (b"retry-after", str(denied.wait_s).encode()))

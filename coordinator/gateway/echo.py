@@ -216,14 +216,27 @@ def _responses(said: _Said, stream: bool) -> Iterator[bytes]:
     if not stream:
         yield _dumps(response)
         return
-    yield _named("response.created", {"response": {**response, "status": "in_progress", "output": [], "usage": None}})
-    yield _named("response.output_item.added", {"output_index": 0, "item": {**item, "content": []}})
+    events = _response_events(response, item, said.words)
+    for number, (kind, more) in enumerate(events):
+        yield _named(kind, {"sequence_number": number, **more})
+
+
+def _response_events(
+    response: dict[str, Any], item: dict[str, Any], words: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All that OpenAI's own helper for streams looks at."""
+    part = item["content"][0]
+    yield "response.created", {"response": {**response, "status": "in_progress", "output": [], "usage": None}}
+    begun = {**item, "content": [], "status": "in_progress"}
+    yield "response.output_item.added", {"output_index": 0, "item": begun}
     where = {"item_id": item["id"], "output_index": 0, "content_index": 0}
-    for word in said.words:
-        yield _named("response.output_text.delta", {**where, "delta": word})
-    yield _named("response.output_text.done", {**where, "text": text})
-    yield _named("response.output_item.done", {"output_index": 0, "item": item})
-    yield _named("response.completed", {"response": response})
+    yield "response.content_part.added", {**where, "part": {**part, "text": ""}}
+    for word in words:
+        yield "response.output_text.delta", {**where, "delta": word, "logprobs": []}
+    yield "response.output_text.done", {**where, "text": part["text"], "logprobs": []}
+    yield "response.content_part.done", {**where, "part": part}
+    yield "response.output_item.done", {"output_index": 0, "item": item}
+    yield "response.completed", {"response": response}
 
 
 def _model() -> dict[str, Any]:

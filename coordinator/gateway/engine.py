@@ -27,7 +27,12 @@ from coordinator.gateway.meters import Meters, standing_meters
 from coordinator.gateway.pacing import Pacing
 from coordinator.gateway.pages import Pages
 from coordinator.gateway.prices import Prices
+from coordinator.gateway.prompt_lane import PromptLane
+from coordinator.gateway.prompt_routes import PromptRoutes
+from coordinator.gateway.prompt_sharing import PromptSharing
 from coordinator.gateway.relay import Relay
+from coordinator.gateway.response_cache import ResponseCache
+from coordinator.gateway.retrieval import Retrieval
 from coordinator.gateway.routing import Routes
 from coordinator.gateway.station import Station
 from coordinator.kit.stage import Stage
@@ -44,8 +49,10 @@ if TYPE_CHECKING:
     from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.calls import Call, Calls
     from coordinator.gateway.claimant import Claimant
+    from coordinator.gateway.documents import Document
     from coordinator.gateway.upstream import Upstream
     from coordinator.kit.clock import Clock
+    from coordinator.kit.store import Store
 
 FAREWELL_S: Final = 3.0
 """What calls under way get to end by themselves when the gateway stops: each that does is not paid for twice."""
@@ -55,18 +62,22 @@ _LOOK_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOrder:
-    """What a run needs from home. ``tell`` takes batches of events there; ``spent`` is USD by task, ``spent_today`` of all.
+    """What a run needs from home. ``origins`` give documents that a prompt may be about, by kind; ``store`` is where they are
+    found by their words (None: nothing is retrieved). ``tell`` takes batches of events there; ``spent`` is USD by task,
+    ``spent_today`` of all.
 
     ``render`` turns meters into what a scraper reads: body and content type.
     """
 
     environment: Mapping[str, str]
+    origins: Mapping[str, Callable[[], Iterable[Document]]]
     render: Callable[[Iterable[Meter]], tuple[bytes, str]]
     revoke: Callable[[str, int], None]
     secret: bytes
     settings: GatewaySettings
     spent: Mapping[str, float]
     spent_today: float
+    store: Store | None
     tell: Callable[[list[Event]], object]
     upstreams: tuple[Upstream, ...]
     url: str
@@ -90,8 +101,18 @@ class Engine:
         self.inference = Stage("inference", width=width, room=room, promote_s=dials.promote_s)
         self.stations = [self._station(upstream) for upstream in order.upstreams if not upstream.fault]
         self._aftermath = Aftermath(clock, self.meters, order.tell)
-        self._pages = Pages(self.stations, self.all_meters, order.render, lambda: calls.closing)
         self._pacing = Pacing(dials, clock)
+        self._prices = Prices(settings)
+        self._doorkeeper = Doorkeeper(ClaimKeys(order.secret), calls, clock, hosts=_names(settings.host), who=order.who)
+        budget = RetryBudget(clock.monotonic(), share=settings.retry_share)
+        self._courier = Courier(dials, clock, self.inference, self.meters, budget, random.random)
+        self._courier.heard = self._heard
+        faulty = [one for one in order.upstreams if one.fault]
+        self._routes = Routes(self.stations, settings.aliases, faulty)
+        store, origins = order.store, order.origins
+        self._retrieval = Retrieval(store, origins, clock) if store is not None and origins else None
+        self._lane = self._make_lane()
+        self._pages = Pages(self.stations, self.all_meters, order.render, lambda: calls.closing, self._lane)
         self._relay = self._make_relay()
 
     def _station(self, upstream: Upstream) -> Station:
@@ -106,26 +127,38 @@ class Engine:
         return Station(upstream, origin, dials, self._clock)
 
     def _make_relay(self) -> Relay:
-        order, settings, clock = self._order, self._order.settings, self._clock
-        keys = ClaimKeys(order.secret)
-        doorkeeper = Doorkeeper(keys, self._calls, clock, hosts=_names(settings.host), who=order.who)
-        budget = RetryBudget(clock.monotonic(), share=settings.retry_share)
-        courier = Courier(self.dials, clock, self.inference, self.meters, budget, random.random)
-        courier.heard = self._heard
         return Relay(
-            settings,
-            clock,
+            self._order.settings,
+            self._clock,
             aftermath=self._aftermath,
             books=self.books,
             calls=self._calls,
-            courier=courier,
+            courier=self._courier,
             dials=self.dials,
-            doorkeeper=doorkeeper,
+            doorkeeper=self._doorkeeper,
             pacing=self._pacing,
             pages=self._pages.protocol,
-            prices=Prices(settings),
-            revoke=order.revoke,
-            routes=Routes(self.stations, settings.aliases, [one for one in order.upstreams if one.fault]),
+            prices=self._prices,
+            retrieval=self._retrieval,
+            revoke=self._order.revoke,
+            routes=self._routes,
+        )
+
+    def _make_lane(self) -> PromptLane:
+        order = self._order
+        return PromptLane(
+            order.settings,
+            self._clock,
+            aftermath=self._aftermath,
+            books=self.books,
+            calls=self._calls,
+            courier=self._courier,
+            doorkeeper=self._doorkeeper,
+            pacing=self._pacing,
+            prices=self._prices,
+            retrieval=self._retrieval,
+            routes=PromptRoutes(self.stations, self._routes),
+            sharing=PromptSharing(ResponseCache(self._clock), joins=order.settings.dedup != "off"),
         )
 
     def stop(self) -> None:
@@ -150,6 +183,8 @@ class Engine:
             await server.stop(0.5)
             await self._pages.close()
             self._aftermath.fold()
+            if self._retrieval is not None:
+                await self._retrieval.close()
             for station in self.stations:
                 await station.source.close()
 
@@ -165,15 +200,17 @@ class Engine:
                 self._check(call, now)
 
     def _check(self, call: Call, now: float) -> None:
+        """A call of which nothing comes for too long is cut. Who is slow to read is not the upstream's fault."""
         station = next((one for one in self.stations if one.name == call.upstream), None)
         exchange = call.exchange
-        if station is None or exchange is None or not call.asked_at:
+        if station is None or not call.asked_at:
             return
         described = station.upstream.settings
         if not call.first_at:
             if now - call.asked_at > described.first_byte_s:
                 call.cut(CallEnding.LATE)
-        elif exchange.sent_bytes != call.seen_bytes or exchange.full:
+            return
+        if exchange is not None and (exchange.sent_bytes != call.seen_bytes or exchange.full):
             call.seen_bytes, call.heard_at = exchange.sent_bytes, now
         elif now - max(call.heard_at, call.first_at) > described.silence_s:
             call.cut(CallEnding.LATE)
@@ -217,7 +254,8 @@ class Engine:
     def all_meters(self) -> Iterable[Meter]:
         """What was counted, and how doors, limits and breakers stand."""
         yield from self.meters.meters()
-        yield from standing_meters(self.inference, self.stations, self._clock.monotonic())
+        yield from standing_meters(self.inference, self.stations, self._clock.monotonic(), self._lane.stages())
+        yield from self._lane.meters()
 
     # -- the upstreams' health, told when it changes -------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coordinator.domain.meter import Meter
     from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.claimant import Claimant
+    from coordinator.gateway.documents import Document
     from coordinator.gateway.engine import Engine, EngineOrder
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
@@ -60,6 +61,7 @@ class Gateway:
         clock: Clock,
         store: Store | None = None,
         *,
+        origins: Mapping[str, Callable[[], Iterable[Document]]],
         render: Callable[[Iterable[Meter]], tuple[bytes, str]],
         who: Callable[[str, int], Claimant | None],
     ) -> None:
@@ -68,6 +70,7 @@ class Gateway:
         self._bus = bus
         self._clock = clock
         self._engine: Engine | None = None
+        self._origins = origins
         self._environment = {name: value for name, value in environment.items() if name.lower().endswith("_proxy")}
         self._render = render
         self._store = store
@@ -210,12 +213,14 @@ class Gateway:
         days = self._store.query("spend_by_day") if self._store is not None else []
         return EngineOrder(
             environment=self._environment,
+            origins=self._origins,
             render=self._render,
             revoke=self.revoke,
             secret=kept.secret,
             settings=self._settings,
             spent={row["task"]: row["cost_usd"] for row in rows},
             spent_today=sum(row["cost_usd"] for row in days if row["day"] == today),
+            store=self._store,
             tell=self._tell,
             upstreams=self._upstreams.known,
             url=self.url,

@@ -136,9 +136,11 @@ class Meters:
         yield _histogram("orchestrator_call_wait_seconds", wait, ("lane",), self._wait)
 
 
-def standing_meters(inference: Stage, stations: Sequence[Station], now: float) -> Iterable[Meter]:
+def standing_meters(
+    inference: Stage, stations: Sequence[Station], now: float, more: Iterable[tuple[str, Stage]]
+) -> Iterable[Meter]:
     """How doors, limits and breakers stand at this moment."""
-    doors = [("inference", inference), *((station.door.name, station.door) for station in stations)]
+    doors = [("inference", inference), *more, *((station.door.name, station.door) for station in stations)]
     depth = {(name, lane.name.lower()): float(door.waiting[lane]) for name, door in doors for lane in Lane}
     inside = {(name,): float(door.inside) for name, door in doors}
     passed = {(name,): float(sum(door.entered)) for name, door in doors}

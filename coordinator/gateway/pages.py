@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from coordinator.domain.meter import Meter
+    from coordinator.gateway.prompt_lane import PromptLane
     from coordinator.gateway.station import Station
     from coordinator.kit.http import PageExchange
-
 
 INFER: Final = "/v1/infer"
 
@@ -26,7 +26,8 @@ _JSON: Final = ((b"content-type", b"application/json"),)
 
 
 class Pages:
-    """``ready`` says why no call can be served, or nothing. ``render`` turns meters into a body and its content type."""
+    """``ready`` says why no call can be served, or nothing. ``render`` turns meters into a body and its content type.
+    ``lane`` answers prompts; without one there is no such page."""
 
     def __init__(
         self,
@@ -34,8 +35,10 @@ class Pages:
         meters: Callable[[], Iterable[Meter]],
         render: Callable[[Iterable[Meter]], tuple[bytes, str]],
         closing: Callable[[], bool],
+        lane: PromptLane | None = None,
     ) -> None:
         self._closing = closing
+        self.lane = lane
         self._meters = meters
         self._render = render
         self._server = PageServer(self._answer)
@@ -61,6 +64,8 @@ class Pages:
             case (("GET" | "HEAD"), "/metrics"):
                 body, kind = self._render(self._meters())
                 await page.reply(200, ((b"content-type", kind.encode()),), body)
+            case "POST", path if path.endswith(INFER) and self.lane is not None:
+                await self.lane.serve(page)
             case _:
                 await page.reply(405, _JSON, _json({"error": {"message": "not called in this way"}}))
 

@@ -12,11 +12,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.upstream import UpstreamKind
+from coordinator.gateway import fast_json
 from coordinator.gateway.calls import NO_USAGE, Call, CallEnding
 from coordinator.gateway.delivery import RelayDelivery
 from coordinator.gateway.dialect import Denial, Denied, Dialect, not_called, refusal_event, refusal_reply
 from coordinator.gateway.doorkeeper import END, revoked
+from coordinator.gateway.echo import last_text
 from coordinator.gateway.envelope import plain_body, read_envelope, why_unread
+from coordinator.gateway.prompt import appended
 from coordinator.gateway.routing import spoken
 from coordinator.gateway.sharing import Sharing
 from coordinator.kit.wire import AnswerCut
@@ -25,6 +28,7 @@ from coordinator.kit.wire_server import HandOver
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from coordinator.domain.price import Price
     from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.aftermath import Aftermath
     from coordinator.gateway.books import Books
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.doorkeeper import CallAddress, Doorkeeper
     from coordinator.gateway.pacing import Pacing
     from coordinator.gateway.prices import Prices
+    from coordinator.gateway.retrieval import Retrieval
     from coordinator.gateway.routing import Routes
     from coordinator.gateway.station import Station
     from coordinator.kit.clock import Clock
@@ -44,7 +49,7 @@ HELD_BYTES: Final = 512 * 1024 * 1024
 """All request bodies held at one time."""
 UNSAID_TOKENS: Final = 32_000
 """What a request that names no maximum may generate."""
-PAGES: Final = frozenset({b"/health", b"/ready", b"/metrics"})
+PAGES: Final = frozenset({b"/health", b"/ready", b"/metrics", b"/v1/infer"})
 
 _ENDINGS: Final[Mapping[Denial, CallEnding]] = {
     Denial.LIMITED: CallEnding.LIMITED,
@@ -73,6 +78,7 @@ class Relay:
         pacing: Pacing,
         pages: Callable[[], asyncio.Protocol],
         prices: Prices,
+        retrieval: Retrieval | None,
         revoke: Callable[[str, int], None],
         routes: Routes,
     ) -> None:
@@ -81,6 +87,7 @@ class Relay:
         self._calls = calls
         self._clock = clock
         self._courier = courier
+        self._dials = dials
         self._doorkeeper = doorkeeper
         self._held_bytes = 0
         self._numbers = itertools.count(1)
@@ -88,6 +95,7 @@ class Relay:
         self._pages = HandOver(factory=pages)
         self._prefix = f"{int(time.time()):x}"
         self._prices = prices
+        self._retrieval = retrieval
         self._revoke = revoke
         self._routes = routes
         self._settings = settings
@@ -179,11 +187,13 @@ class Relay:
         envelope = read_envelope(call.dialect, address.rest, body)
         if envelope is None:
             raise Denied(Denial.BAD_REQUEST, why_unread(body))
+        if call.who.retrieve and self._retrieval is not None and body is exchange.body:
+            body = exchange.body = await self._with_passages(call, body)
         call.model = self._routes.model(envelope.model)
         call.stream = envelope.stream
         session = exchange.header(SESSION) or repr(call.claim).encode()
         stations = self._stations(exchange, call, session)
-        price = self._prices.of(stations[0], call.model)
+        price = self._price(call, stations)
         delivery = RelayDelivery(
             exchange, call, address.rest, body, self._clock, self._books, alias_of(envelope.model, call.model)
         )
@@ -193,20 +203,37 @@ class Relay:
             if question is not None and await self.sharing.joined(call, exchange, question):
                 return
         most = (envelope.max_tokens or UNSAID_TOKENS) * envelope.choices
-        delivery.hold = self._books.hold(call, price, len(body), most)
-        pays = True
+        delivery.hold = await self._books.held(call, price, len(body), most, self._dials.hold_s)
         try:
             await self._pacing.wait(call)
             if question is not None:
                 self.sharing.lead(call, exchange, question, delivery, price)
             await self._courier.carry(call, stations, delivery)
         finally:
-            delivery.account()
-            try:
-                pays = await self.sharing.landed(delivery)
-            finally:
-                call.usage = delivery.usage if pays and not call.over else NO_USAGE
-                self._books.settle(call, delivery.hold, price, call.usage, len(body))
+            await self._settle(call, stations, delivery, len(body))
+
+    async def _settle(self, call: Call, stations: Sequence[Station], delivery: RelayDelivery, body_bytes: int) -> None:
+        """Who pays for what was used, and what was set aside for it and is free again."""
+        delivery.account()
+        pays = True
+        try:
+            pays = await self.sharing.landed(delivery)
+        finally:
+            call.usage = delivery.usage if pays and not call.over else NO_USAGE
+            price = self._price(call, stations)
+            self._books.settle(call, delivery.hold, price, call.usage, body_bytes)
+
+    def _price(self, call: Call, stations: Sequence[Station]) -> Price | None:
+        """Of where it was answered last, or else will be asked first."""
+        station = next((one for one in stations if one.name == call.upstream), stations[0])
+        return self._prices.of(station, call.model)
+
+    async def _with_passages(self, call: Call, body: bytes) -> bytes:
+        """What the role's card asks for: passages about the last question, after everything that a provider may have cached."""
+        asked = fast_json.decode(body)
+        if self._retrieval is None or not isinstance(asked, dict):
+            return body
+        return appended(body, call.dialect, await self._retrieval.find(last_text(asked)))
 
     def _stations(self, exchange: Exchange, call: Call, session: bytes) -> Sequence[Station]:
         """Where it can go, best first. Raises ``Denied``."""

@@ -8,13 +8,14 @@ to is told to all three once. Which upstream a call tries is ``routing``'s, whet
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.kit.stage import Stage
 from coordinator.policy.circuit_breaker import CircuitBreaker, CircuitKnobs, CircuitState
 from coordinator.policy.learned_limit import UNLIMITED
-from coordinator.policy.upstream_limit import FULL, UpstreamLimit
+from coordinator.policy.upstream_limit import FULL, LONGEST_WINDOW_S, UpstreamLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,8 +55,9 @@ class Station:
         described = upstream.settings
         local = not upstream.credentials
         self._clock = clock
-        self._narrow = False
         self._dials = dials
+        self._narrow = False
+        self._news = asyncio.Event()
         self._tick_s = _LOCAL_TICK_S if local else _TICK_S
         self._ticked = clock.monotonic()
         self.breakers: dict[str, CircuitBreaker] = {}
@@ -124,33 +126,50 @@ class Station:
         inference.leave()
         if self._narrow or self.door.width != self.limit.limit:
             self._fit()
+            self._stir()
         self.door.leave()
+
+    def answered(self, model: str, now: float, turn: int) -> None:
+        """A good answer began: whoever waited for a breaker, or for a window's end, looks again at once."""
+        breaker = self.breaker(model)
+        was_closed = breaker.state is CircuitState.CLOSED
+        breaker.success(now)
+        if self.limit.accepted(now, turn) or not was_closed:
+            self._fit()
+            self._stir()
+
+    def _stir(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     async def _allowed(self, call: Call, until: float) -> None:
         """Until limit and breaker let a call go. Whoever waits here is the next; the others are in the door's lines."""
-        breaker = self.breaker(call.model)
         while True:
             await self._limited(until)
+            breaker = self.breaker(call.model)
             now = self._clock.monotonic()
             if breaker.state is CircuitState.CLOSED or breaker.allow(now):
                 return
             why = f"it failed {self.knobs.failures_to_open} times in a row ({breaker.last_failure})"
-            await self._held(_LOOK_S, until, why)
+            await self._held(_LOOK_S, until, why, Denial.UNREACHED)
 
     async def _limited(self, until: float) -> None:
         limit = self.limit
         while wait_s := limit.may_start(self._clock.monotonic()):
             await self._held(wait_s, until, limit.why(self._clock.monotonic()))
 
-    async def _held(self, wait_s: float, until: float, why: str) -> None:
+    async def _held(self, wait_s: float, until: float, why: str, denial: Denial = Denial.LIMITED) -> None:
         now = self._clock.monotonic()
         self._narrow = True
         self._fit()
         known_s = wait_s if wait_s != FULL else _LOOK_S
         if now + known_s > until:
-            left_s = self.limit.closed_until - now
-            raise Denied(Denial.LIMITED, f"no call goes to {self.name} for now: {why}", retry_after_s=max(1.0, left_s))
-        await self._clock.sleep(min(known_s, _LONGEST_LOOK_S))
+            left_s = max(1.0, self.limit.closed_until - now)
+            said = f"no call goes to {self.name} for now: {why}"
+            raise Denied(denial, said, final=left_s > LONGEST_WINDOW_S, retry_after_s=left_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(known_s, _LONGEST_LOOK_S)):
+                await self._news.wait()
 
     def _fit(self) -> None:
         """While something holds calls back, one at a time waits for it, and the others in the order of the lines."""
@@ -203,3 +222,4 @@ class Station:
     def resume(self) -> None:
         self.limit.resume(self._clock.monotonic())
         self._fit()
+        self._stir()

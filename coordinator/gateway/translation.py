@@ -26,6 +26,8 @@ from coordinator.gateway.translate_terms import Untranslatable
 from coordinator.kit.wire import AnswerCut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from coordinator.gateway.calls import Call
     from coordinator.gateway.echo import EchoAnswer
     from coordinator.gateway.station import Station
@@ -86,13 +88,13 @@ class Translation:
         fields = [(b"content-type", kind), (b"x-request-id", self._call.id.encode())]
         return [*fields, (NOTES, said)] if said else fields
 
-    async def stream(self, answer: Answer | EchoAnswer, reader: UsageReader) -> None:
-        """The answer's events, as they come, in the client's protocol. Raises ``AnswerCut``."""
+    async def stream(self, answer: Answer | EchoAnswer, tap: Callable[[bytes], None]) -> None:
+        """The answer's events, as they come, in the client's protocol; ``tap`` sees what came. Raises ``AnswerCut``."""
         exchange, told = self._exchange, self._stream()
         exchange.start(200, self.headers(b"text/event-stream"), length=None)
         try:
             async for data in answer:
-                reader.feed(data)
+                tap(data)
                 words = told.feed(data)
                 if words:
                     if exchange.full:

@@ -21,10 +21,18 @@ _log = logging.getLogger(__name__)
 BODY_BYTES: Final = 4 * 1024 * 1024
 BODY_S: Final = 30.0
 """A body that takes longer is nobody's."""
+TAKEN_S: Final = 30.0
+"""What a client has to take the last of an answer."""
+
+_GO_AHEAD: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyTooLarge(Exception):
     """A request has more than ``BODY_BYTES``."""
+
+
+class BodyUnreadable(Exception):
+    """It is cut off, or not coded as its head says."""
 
 
 class PageExchange:
@@ -34,11 +42,11 @@ class PageExchange:
     ``target`` is as it was sent, ``path`` what is left of it without its query.
     """
 
-    __slots__ = ("_request", "_response", "method", "path", "sent_bytes", "target")
+    __slots__ = ("_request", "method", "path", "response", "sent_bytes", "target")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
-        self._response: web.StreamResponse | None = None
+        self.response: web.StreamResponse | None = None
         self.method = request.method
         self.path = request.path
         self.sent_bytes = 0
@@ -51,21 +59,29 @@ class PageExchange:
         return value.encode("utf-8", "surrogateescape")
 
     async def body(self) -> bytes:
-        """All of it. Raises ``BodyTooLarge``, and ``TimeoutError`` when it does not come."""
+        """All of it. Raises ``BodyTooLarge``, ``BodyUnreadable``, and ``TimeoutError`` when it does not come."""
+        from aiohttp import web
+
         pieces: list[bytes] = []
         room = BODY_BYTES
         async with asyncio.timeout(BODY_S):
-            while piece := await self._request.content.readany():
-                room -= len(piece)
-                if room < 0:
-                    raise BodyTooLarge
-                pieces.append(piece)
+            if self.header(b"expect").lower() == b"100-continue":
+                await self._request.writer.write(_GO_AHEAD)
+                self._request.writer.output_size = 0  # nothing of the answer yet
+            try:
+                while piece := await self._request.content.readany():
+                    room -= len(piece)
+                    if room < 0:
+                        raise BodyTooLarge
+                    pieces.append(piece)
+            except web.RequestPayloadError as error:
+                raise BodyUnreadable(str(error)) from error
         return b"".join(pieces)
 
     @property
     def started(self) -> bool:
         """Whether an answer has begun."""
-        return self._response is not None
+        return self.response is not None
 
     async def reply(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """A whole answer."""
@@ -83,27 +99,34 @@ class PageExchange:
 
     async def send(self, data: bytes) -> None:
         """More of it, at once."""
-        assert self._response is not None  # start
+        assert self.response is not None  # start
         self.sent_bytes += len(data)
-        await self._response.write(data)
+        await self.response.write(data)
+
+    def cut(self) -> None:
+        """Hang up at once; what waits to be taken is lost."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def finish(self) -> web.StreamResponse:
-        """The end; safe to call twice. One that was never begun is a fault of ours."""
-        if self._response is None:
+        """The end; safe to call twice. One that was never begun is a fault of ours. Raises ``TimeoutError`` when the client does
+        not take it."""
+        if self.response is None:
             await self.reply(500, (), b"")
-        return await self._end()
+        async with asyncio.timeout(TAKEN_S):
+            return await self._end()
 
     async def _begin(self, response: web.StreamResponse, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._response = response
+        self.response = response
         for name, value in headers:
             response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
         response.force_close()
         await response.prepare(self._request)
 
     async def _end(self) -> web.StreamResponse:
-        assert self._response is not None  # finish
-        await self._response.write_eof()
-        return self._response
+        assert self.response is not None  # finish
+        await self.response.write_eof()
+        return self.response
 
 
 class PageServer:
@@ -129,9 +152,20 @@ class PageServer:
             await self._server.shutdown(0.5)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        from aiohttp import web
+
         exchange = PageExchange(request)
-        await self._answer(exchange)
-        return await exchange.finish()
+        try:
+            await self._answer(exchange)
+            return await exchange.finish()
+        except asyncio.CancelledError:
+            exchange.cut()  # the framework would wait for the client to take what is left
+            raise
+        except TimeoutError:
+            exchange.cut()
+            return exchange.response or web.Response()
+        except ConnectionError:  # nobody is there to get it
+            return exchange.response or web.Response()
 
 
 def _load() -> None:

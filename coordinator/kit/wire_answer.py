@@ -92,20 +92,24 @@ class Answer:
     async def peek(self, patience_s: float = math.inf) -> bytes:
         """The body's first bytes, as soon as there are some, which stay to be read; empty when there is no body, or nothing of
         it within ``patience_s``. Raises ``AnswerCut`` when it broke off before."""
-        timer = None
+        timer, tired = None, list[bool]()
         try:
             while not self._pieces:
                 if self._fault is not None:
                     raise self._fault
-                if self.ended or (timer is not None and timer.when() <= asyncio.get_running_loop().time()):
+                if self.ended or tired:
                     return b""
                 if timer is None and patience_s < math.inf:
-                    timer = asyncio.get_running_loop().call_later(patience_s, self._wake)
+                    timer = asyncio.get_running_loop().call_later(patience_s, self._tire, tired)
                 await self._woken()
             return self._pieces[0]
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _tire(self, tired: list[bool]) -> None:
+        tired.append(True)
+        self._wake()
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises ``AnswerCut`` when it is not whole or longer than ``limit`` bytes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -29,6 +30,11 @@ _OWN: Final = HOP_BY_HOP | {b"content-length"}
 _LINES: Final[Mapping[int, bytes]] = {
     status.value: b"HTTP/1.1 %d %b" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
+_WONT: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+"""What stands in ``Connection`` nearly always, and names no field that is not left out anyway."""
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STARTS: Final = 1024
+"""Names of fields that are remembered."""
 _BODILESS: Final = frozenset({204, 304})
 _JOINED_BYTES: Final = 16 * 1024
 """Up to here a copy is cheaper than a second buffer in the transport."""
@@ -108,7 +114,7 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes:
         """The first value of that name (given in lower case), or empty."""
-        return self._index.get(name, b"")
+        return self._index.get(name, b"").rstrip(b" \t")
 
     def start(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], *, reason: bytes = b"", length: int | None
@@ -235,39 +241,53 @@ class Exchange:
             raise RuntimeError("an answer was started before")
         if not 100 <= status <= 999:
             raise ValueError("no status")
-        lines = [b"HTTP/1.1 %d %b" % (status, reason) if reason else _LINES.get(status) or b"HTTP/1.1 %d " % status]
+        server = self._wire.server
+        starts = server.starts
+        parts = [b"HTTP/1.1 %d %b" % (status, reason) if reason else _LINES.get(status) or b"HTTP/1.1 %d " % status]
         named = b""
         for name, value in headers:
-            if name.lower() not in _OWN:
-                lines.append(b"%b: %b" % (name, value))
-            elif name.lower() == b"connection":
-                named += b"," + value
+            start = starts[name]
+            if start:
+                parts += (start, value)
+            elif len(name) == 10 and value not in _WONT and name.lower() == b"connection":
+                named += b"," + value.lower()
         if named:
-            lines[1:] = _without(lines[1:], named)
+            _leave_out(parts, named)
         bodiless = status in _BODILESS or status < 200
-        keep = self.keep and status >= 200 and not self._wire.server.closing
+        keep = self.keep and status >= 200 and not server.closing
         if length is None:
             left = _CHUNKED
             if self._old and not bodiless:
                 left, keep = _TO_THE_END, False
             elif not bodiless and self.method != b"HEAD":
-                lines.append(b"Transfer-Encoding: chunked")
+                parts += (b"\r\nTransfer-Encoding: ", b"chunked")
         else:
             left = length
             if not bodiless:
-                lines.append(b"Content-Length: %d" % length)
-        if not keep:
-            lines.append(b"Connection: close")
-        elif self._old:
-            lines.append(b"Connection: keep-alive")
-        ends = len(lines) + 1
-        lines += (b"", b"")
-        head = b"\r\n".join(lines)
-        if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
+                parts += (b"\r\nContent-Length: ", b"%d" % length)
+        if not keep or self._old:
+            parts += (b"\r\nConnection: ", b"keep-alive" if keep else b"close")
+        ends = len(parts) + 3  # CR and LF each, before each pair and two times behind the last
+        parts.append(b"\r\n\r\n")
+        head = b"".join(parts)
+        if len(head) - len(head.translate(None, b"\r\n\0")) != ends:
             raise ValueError("a line of the answer's head has an end of its own")
         self.keep = keep
         self._left = _NO_BODY if bodiless or self.method == b"HEAD" else left
         return head
+
+
+class FieldStarts(dict[bytes, bytes]):
+    """How a field of an answer begins, by its name: the end of the line before it, and itself; empty for those that are not
+    passed on. Names are the same again and again, so that this is looked up. Raises ``ValueError`` for what is no name."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError("a field of the answer has no name")
+        if len(self) >= _STARTS:
+            self.clear()
+        self[name] = start = b"" if name.lower() in _OWN else b"\r\n%b: " % name
+        return start
 
 
 class WireHandler(Protocol):
@@ -289,10 +309,11 @@ class HandOver:
     factory: Callable[[], asyncio.Protocol]
 
 
-def _without(lines: list[bytes], named: bytes) -> list[bytes]:
-    """The fields but those whose names stand in a value of ``Connection``."""
-    names = {name.strip().lower() for name in named.split(b",")}
-    return [line for line in lines if line.partition(b":")[0].lower() not in names]
+def _leave_out(parts: list[bytes], named: bytes) -> None:
+    """The fields whose names stand in ``named``, a value of ``Connection``."""
+    names = {name.strip() for name in named.split(b",")}
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    parts[1:] = [part for pair in pairs if pair[0][2:-2].lower() not in names for part in pair]
 
 
 def refusal(status: int, why: str) -> bytes:

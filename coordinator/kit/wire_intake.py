@@ -343,8 +343,6 @@ class WireIntake(asyncio.Protocol):
         protocol, transport = to.factory(), self.transport
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if self.full:
-            protocol.pause_writing()
         self._read_on()
         protocol.data_received(received)
         if self._eof and not protocol.eof_received():

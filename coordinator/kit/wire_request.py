@@ -42,9 +42,10 @@ class RequestRefused(Exception):
 class HeadReader:
     """Reads heads one after the other, and sees each body's bytes pass so that llhttp can tell where the next one begins.
 
-    What it read of the last head stands in its attributes: ``index`` has the first value of each name, in lower case;
-    ``length`` is the body's in bytes or ``CHUNKED``; ``old`` says HTTP/1.0; ``keep`` that the client wants to go on;
-    ``expects`` that it waits for a 100 before it sends its body; ``received`` is all that came from the head's beginning on.
+    What it read of the last head stands in its attributes: ``index`` has the first value of each name, in lower case (llhttp
+    leaves white space behind values, and so does this); ``length`` is the body's in bytes or ``CHUNKED``; ``old`` says
+    HTTP/1.0; ``keep`` that the client wants to go on; ``expects`` that it waits for a 100 before it sends its body; ``received``
+    is all that came from the head's beginning on.
     """
 
     __slots__ = (
@@ -155,8 +156,6 @@ class HeadReader:
             other = head.startswith((line[:-2], line[:-8] + b"\r\n"))
             raise RequestRefused(505 if other else 400, "This is no HTTP/1.1.")
         self.old = head[len(line)] == _ZERO
-        if b" \r\n" in head or b"\t" in head:
-            fields = [(name, value.rstrip(b" \t")) for name, value in fields]
         self.headers = tuple(fields)
         self.index = index = {name.lower(): value for name, value in fields}
         if len(index) != len(fields):
@@ -165,7 +164,7 @@ class HeadReader:
         if host is None:
             if not self.old:
                 raise RequestRefused(400, "HTTP/1.1 needs a Host field.")
-        elif host.translate(None, _HOST):
+        elif host.translate(None, _HOST) and host.rstrip(b" \t").translate(None, _HOST):
             raise RequestRefused(400, "The Host field names no host.")
         self.target = target if target[0] == _SLASH and b"#" not in target else self._origin_form(target, host)
         self.length = self._framed(index)
@@ -190,7 +189,7 @@ class HeadReader:
             return target
         scheme, _, rest = target.partition(b"://")
         authority = rest.partition(b"/")[0].partition(b"?")[0]
-        if scheme.lower() != b"http" or not host or authority.lower() != host.lower() or b"#" in rest:
+        if scheme.lower() != b"http" or not host or authority.lower() != host.rstrip(b" \t").lower() or b"#" in rest:
             raise RequestRefused(400, "The target is none of this server's.")
         path = rest[len(authority) :]
         return path if path[:1] == b"/" else b"/" + path
@@ -199,7 +198,7 @@ class HeadReader:
         """The length of the body. That there are not two framings, llhttp has seen to."""
         length = index.get(b"content-length")
         if length is not None:
-            if not length.isdigit() or b"transfer-encoding" in index:
+            if not length.rstrip(b" \t").isdigit() or b"transfer-encoding" in index:
                 raise RequestRefused(400, "The Content-Length is none.")
             return int(length)
         coding = index.get(b"transfer-encoding")
@@ -207,7 +206,7 @@ class HeadReader:
             return 0
         if self.old:
             raise RequestRefused(400, "HTTP/1.0 has no transfer codings.")
-        if coding.lower() != b"chunked":
+        if coding.rstrip(b" \t").lower() != b"chunked":
             raise RequestRefused(501, "The one transfer coding here is chunked.")
         self._parser = None  # a reader of its own does the rest
         return CHUNKED
@@ -216,7 +215,7 @@ class HeadReader:
         """Whether the client waits to be told to send the body."""
         if self.old:
             return False
-        if index[b"expect"].lower() != b"100-continue":
+        if index[b"expect"].rstrip(b" \t").lower() != b"100-continue":
             raise RequestRefused(417, "Nothing but 100-continue can be expected.")
         return self.length != 0
 

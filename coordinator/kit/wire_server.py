@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from coordinator.kit.wire_exchange import Exchange, HandOver, WireHandler
+from coordinator.kit.wire_exchange import Exchange, FieldStarts, HandOver, WireHandler
 from coordinator.kit.wire_intake import WireIntake
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class WireServer:
         """No connection is kept after its answer any more."""
         self.now = 0.0
         """The loop's time at the last look at the connections: precise enough for limits, and free."""
+        self.starts = FieldStarts()
+        """Of the answers' fields."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Handlers at work."""
 

@@ -195,6 +195,7 @@ class House:
             given if environment is None else environment,
             self.bus,
             SystemClock(),
+            origins={},
             render=exposition,
             who=lambda task, generation: self.claimant if (task, generation) in self.live else None,
         )

@@ -121,6 +121,7 @@ async def test_where_it_is_off_it_has_nothing_to_tell(tmp_path: Path) -> None:
             KEY,
             house.bus,
             house.gateway._clock,
+            origins={},
             render=exposition,
             who=lambda *_: Claimant(),
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DOORS: dict[str, str] = {
     "aiohttp": "coordinator/kit/http.py",
     "apscheduler": "coordinator/kit/schedule.py",
+    "cachebox": "coordinator/gateway/response_cache.py",
     "filelock": "coordinator/kit/lock.py",
     "git": "coordinator/kit/git",
     "httptools": "coordinator/kit/wire.py",

@@ -12,7 +12,19 @@ import pytest
 
 from coordinator.kit.wire import FIELDS, HEAD_BYTES, AnswerCut, NotReached, new_loop
 from coordinator.kit.wire_client import Origin
-from tests.wire.upstream import CHUNKED, OK, PLAIN, Ear, Sink, Talk, guarded, listening, on_each_loop, say_split
+from tests.wire.upstream import (
+    CHUNKED,
+    OK,
+    PATIENCE_S,
+    PLAIN,
+    Ear,
+    Sink,
+    Talk,
+    guarded,
+    listening,
+    on_each_loop,
+    say_split,
+)
 
 if TYPE_CHECKING:
     from coordinator.kit.wire_client import Answer
@@ -281,7 +293,7 @@ def test_an_answer_that_is_none(name: str) -> None:
                 await origin.ask(b"GET", b"/", (), b"")
             assert caught.value.sent
             assert ("not asked for" in str(caught.value)) == name.startswith(("101", "status 0"))
-            await asyncio.wait_for(upstream.talks[0].closed.wait(), 1)
+            await asyncio.wait_for(upstream.talks[0].closed.wait(), PATIENCE_S)
             assert len(upstream.talks) == 1
             await origin.close()
 

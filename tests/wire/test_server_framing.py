@@ -11,6 +11,7 @@ from aiohttp import web
 
 from coordinator.kit import wire_intake
 from coordinator.kit.wire import FIELDS, HEAD_BYTES, new_loop
+from coordinator.kit.wire_exchange import FieldStarts
 from coordinator.kit.wire_server import Exchange, HandOver
 from tests.wire.served import ALLOWED, Got, Meaning, Remembering, serving, turns
 from tests.wire.upstream import guarded, on_each_loop
@@ -36,6 +37,8 @@ UNDERSTOOD: dict[str, tuple[bytes, Meaning]] = {
     "length": (POST + b"Content-Length: 3\r\n\r\nabc", ABC),
     "length zero": (POST + b"Content-Length: 0\r\n\r\n", EMPTY),
     "length with zeros before it": (POST + b"Content-Length: 003\r\n\r\nabc", ABC),
+    "host with spaces around": (b"GET http://a/ HTTP/1.1\r\nHost: \t a \t \r\n\r\n", ROOT),
+    "expectation with spaces around": (POST + b"Expect:  100-continue \t\r\nContent-Length: 3\r\n\r\nabc", ABC),
     "length with spaces around": (POST + b"Content-Length:\t 3 \t\r\n\r\nabc", ABC),
     "no length is no body": (POST + b"\r\n", EMPTY),
     "a body of a GET": (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", (b"GET", b"/", b"abc")),
@@ -403,6 +406,19 @@ def test_nothing_given_ends_a_line_of_the_head(bad: bytes, place: str, caplog: p
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("bad", [b"", b"X ", b"X Y", b"X:", b"X\xff"])
+def test_what_is_no_name_is_no_field(bad: bytes) -> None:
+    with pytest.raises(ValueError, match="name"):
+        FieldStarts()[bad]
+
+
+def test_no_more_names_are_remembered_than_may_be() -> None:
+    starts = FieldStarts()
+    for n in range(3000):
+        assert starts[b"X-%d" % n] == starts[b"X-%d" % n] == b"\r\nX-%d: " % n
+    assert len(starts) <= 1024
+
+
 async def fails(_: Exchange) -> None:
     raise LookupError("nothing")
 
@@ -502,7 +518,7 @@ async def test_an_answer_is_given_once(caplog: pytest.LogCaptureFixture) -> None
 @on_each_loop
 async def test_fields_of_the_request() -> None:
     async def serve(exchange: Exchange) -> None:
-        assert exchange.headers == ((b"Host", b"a"), (b"X-One", b"1"), (b"x-one", b"2"), (b"X-Two", b"b c"))
+        assert exchange.headers == ((b"Host", b"a"), (b"X-One", b"1"), (b"x-one", b"2"), (b"X-Two", b"b c \t"))
         assert (exchange.header(b"x-one"), exchange.header(b"x-two"), exchange.header(b"none")) == (b"1", b"b c", b"")
         exchange.reply(200, (), exchange.peer.encode())
 
@@ -636,6 +652,7 @@ async def test_no_body_is_asked_for_that_is_not_wanted() -> None:
 def early(exchange: Exchange) -> int:
     if exchange.target == b"/p":
         exchange.reply(429, ((b"Retry-After", b"1"),), b"later")
+        return 0
     return ALLOWED
 
 
@@ -667,6 +684,25 @@ async def test_after_an_early_answer_a_long_rest_is_not_waited_for_and_the_answe
         assert got == Got(429, {"retry-after": "1", "content-length": "5", "connection": "close"}, b"later")
         assert await caller.hear_out() == b""
         assert not caller.reset
+    assert handler.seen == []
+
+
+@on_each_loop
+async def test_an_answer_that_had_begun_is_cut_when_its_request_breaks() -> None:
+    def admit(exchange: Exchange) -> int:
+        exchange.start(200, (), length=None)
+        exchange.send(b"abc")
+        return ALLOWED
+
+    handler = Remembering(admit=admit)
+    async with serving(handler) as served, served.caller() as caller:
+        await caller.say(CHUNKED)
+        await turns()
+        await caller.say(b"no chunk")
+        got = await caller.answer()
+        assert got is not None
+        assert (got.status, got.body, got.cut) == (200, b"abc", True)
+        assert handler.exchanges[0].gone
     assert handler.seen == []
 
 
@@ -748,15 +784,17 @@ async def test_an_upgrade_is_the_other_protocol_s() -> None:
 
 @on_each_loop
 async def test_a_failing_admission_closes_the_connection() -> None:
-    def admit(_: Exchange) -> int:
-        raise LookupError("nothing")
+    def admit(exchange: Exchange) -> int:
+        if exchange.target == b"/p":
+            raise LookupError("nothing")
+        return 0
 
     faults: list[object] = []
     loop = asyncio.get_running_loop()
     async with serving(Remembering(admit=admit)) as served:
         before = loop.get_exception_handler()
         loop.set_exception_handler(lambda _, context: faults.append(context.get("exception")))
-        assert await served.ask(ONE) == []
-        assert await served.ask(ONE + ONE) == []
+        assert await served.ask(POST + b"\r\n") == []
+        assert len(await served.ask(ONE + POST + b"\r\n")) == 1
         loop.set_exception_handler(before)
     assert [type(fault) for fault in faults] == [LookupError, LookupError]
