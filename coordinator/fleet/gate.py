@@ -26,7 +26,7 @@ from coordinator.domain.errors import BadRepository, CoordinatorError
 from coordinator.domain.event import GateJudged
 from coordinator.fleet.baselines import Baselines
 from coordinator.kit import process
-from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge, without_tests
+from coordinator.policy.verdict import Accepted, Pair, confirmed, failed_twice, is_clean, judge, without_tests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -231,10 +231,9 @@ class Gate:
     async def _baseline(self, check: Check, trees: _Trees, target_tree: str) -> CheckOutcome:
         """What the target says now. What fails there excuses a change, so it has to fail twice."""
         outcome = await self._run(check, trees, await trees.target())
-        if outcome.status is CheckStatus.FAILED:
+        if outcome.ran.status is CheckStatus.FAILED:
             trees.forget()
-            second = await self._run(check, trees, await trees.target())
-            outcome = confirmed(Pair(baseline=outcome, merged=outcome), second).merged
+            outcome = failed_twice(outcome, await self._run(check, trees, await trees.target()))
         return self._baselines.settled(target_tree, check, outcome)
 
     async def _accepts(self, trees: _Trees, plan: GatePlan, tasks: Sequence[Task]) -> list[Accepted]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ENDLESS_FACTOR: Final = 2.0
 """A check that is over its time limit is the change's doing when the target needs less than the limit divided by this."""
 
+_FROM_OUTSIDE: Final = frozenset({BrokenBy.ENVIRONMENT, BrokenBy.MOMENT})
 
 SAFE_ROLES: Final = frozenset({"autofix"})
 """Roles whose work may land untested: they apply only what the tool that found the fault calls a safe fix."""
@@ -164,14 +165,23 @@ def blames_change(pair: Pair) -> bool:
 
 
 def new_failures(pair: Pair, renamed: Mapping[str, str] | None = None) -> frozenset[str]:
-    """What fails on the merged tree and not on the target, flaky ones excepted; a nameless failure is the check."""
-    merged = pair.merged
+    """What fails on the merged tree and not on the target, flaky ones excepted; a nameless failure is the check.
+
+    Only a nameless failure excuses a nameless one: what the target's named failures hide beside them, nobody knows. Where a
+    test's parameters have other names than on the target (a random id), the test's own name tells that it failed there, too.
+    """
+    merged, baseline = pair.merged, pair.baseline
     if merged.status is not CheckStatus.FAILED:
         return frozenset()
     if not merged.failures:
-        nameless = pair.baseline.status is CheckStatus.PASSED and merged.check not in pair.flaky
-        return frozenset({merged.check}) if nameless else frozenset()
-    return merged.failures - moved(pair.baseline.failures, renamed or {}) - pair.flaky
+        known = baseline.status is CheckStatus.FAILED and not baseline.failures
+        return frozenset() if known or merged.check in pair.flaky else frozenset({merged.check})
+    before = moved(baseline.failures, renamed or {})
+    fresh = merged.failures - before - pair.flaky
+    if not merged.seen:
+        return fresh
+    gone, ran = _bare(before - merged.failures - merged.seen), moved(baseline.seen, renamed or {})
+    return frozenset(name for name in fresh if name in ran or _bare_name(name) not in gone)
 
 
 def is_clean(pair: Pair, renamed: Mapping[str, str] | None = None) -> bool:
@@ -181,35 +191,76 @@ def is_clean(pair: Pair, renamed: Mapping[str, str] | None = None) -> bool:
 
 
 def confirmed(pair: Pair, second: CheckOutcome, renamed: Mapping[str, str] | None = None) -> Pair:
-    """What stands after the merged tree was looked at a second time: only what was seen both times.
+    """What stands after the merged tree was looked at a second time: what failed, and passed neither time.
 
-    A failure that did not come back is flaky; a run that broke is replaced by one that did not.
+    A failure that passed once is flaky. A run that was cut short from outside speaks neither for nor against the change: it
+    is forgotten beside one that found nothing, and beside one that did, nothing is known yet.
     """
     first = pair.merged
-    if second.status is CheckStatus.BROKEN:
-        return pair
-    if first.status is CheckStatus.BROKEN:
-        return replace(pair, merged=second)
-    both = first.failures & second.failures
+    if first.status is CheckStatus.BROKEN and second.status is not CheckStatus.BROKEN:
+        again = replace(pair, merged=second)
+        return again if first.broken_by not in _FROM_OUTSIDE or is_clean(again, renamed) else pair
+    if CheckStatus.BROKEN in {first.status, second.status}:
+        return pair if first.broken_by in _FROM_OUTSIDE else replace(pair, merged=second)
+    stands = first.failures & second.failures
+    if first.seen or second.seen:
+        stands |= _not_passed(first.failures, second)
+        named = _bare(stands)
+        stands |= {name for name in _not_passed(second.failures, first) if _bare_name(name) not in named}
+    merged = _both(first, second, stands)
+    failed = frozenset({merged.check}) if merged.status is CheckStatus.FAILED else frozenset()
+    return replace(pair, merged=merged, flaky=new_failures(pair, renamed) - stands - failed)
+
+
+def failed_twice(first: CheckOutcome, second: CheckOutcome) -> CheckOutcome:
+    """What a target says that was looked at twice because it failed: what it excuses has failed both times."""
+    if second.ran.status is CheckStatus.BROKEN:
+        return second
+    again = first.failures & second.failures
+    if second.seen:
+        failed = _bare(second.failures)
+        again |= {name for name in first.failures - second.seen if _bare_name(name) in failed}
+    return _both(first, second, again)
+
+
+def _both(first: CheckOutcome, second: CheckOutcome, failures: frozenset[str]) -> CheckOutcome:
+    """Two looks at one tree as one outcome that names ``failures``; that they are nameless in one look excludes nothing."""
     nameless = any(run.status is CheckStatus.FAILED and not run.failures for run in (first, second))
-    failed = bool(both) or (nameless and first.status is second.status is CheckStatus.FAILED)
-    flaky = new_failures(pair, renamed) - (second.failures or (frozenset({second.check}) if failed else frozenset()))
-    status = CheckStatus.FAILED if failed else CheckStatus.PASSED
-    none_ran = second.none_ran if first.none_ran else ""
-    seen = first.seen | second.seen
-    merged = replace(second, status=status, failures=both, none_ran=none_ran, seen=seen, excerpt=first.excerpt)
-    return replace(pair, merged=merged, flaky=flaky)
+    failed = bool(failures) or (nameless and first.status is second.status is CheckStatus.FAILED)
+    return replace(
+        second,
+        excerpt=first.excerpt,
+        failures=failures,
+        none_ran=second.none_ran if first.none_ran else "",
+        seen=first.seen | second.seen,
+        status=CheckStatus.FAILED if failed else CheckStatus.PASSED,
+    )
+
+
+def _not_passed(names: frozenset[str], run: CheckOutcome) -> frozenset[str]:
+    """Those of ``names`` that did not pass in ``run``: what was skipped, or is in a file that could not be read, did not."""
+    failed = _bare(run.failures)
+    passed = _bare(run.seen) | {name.partition("::")[0] for name in run.seen}
+    absent = names - run.seen - run.failures
+    return (names & run.failures).union(
+        name for name in absent if _bare_name(name) in failed or _bare_name(name) not in passed
+    )
+
+
+def _bare_name(name: str) -> str:
+    """A test's name without its parameters, which come and go with its data."""
+    return name.partition("[")[0]
+
+
+def _bare(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(_bare_name, names))
 
 
 def lost_tests(pair: Pair, renamed: Mapping[str, str] | None = None) -> frozenset[str]:
-    """Tests that ran on the target and do not run on the merged tree.
-
-    Parameters of a test come and go with its data, so tests are compared without their ``[...]``.
-    """
+    """Tests that ran on the target and do not run on the merged tree, whatever their parameters are."""
     if pair.merged.status is CheckStatus.BROKEN or not pair.baseline.seen:
         return frozenset()
-    before = {name.partition("[")[0] for name in moved(pair.baseline.seen, renamed or {})}
-    return frozenset(before - {name.partition("[")[0] for name in pair.merged.seen})
+    return _bare(moved(pair.baseline.seen, renamed or {})) - _bare(pair.merged.seen)
 
 
 def moved(names: Iterable[str], renamed: Mapping[str, str]) -> frozenset[str]:
@@ -234,7 +285,10 @@ def _weigh(pair: Pair, renamed: Mapping[str, str], opinion: _Opinion) -> None:
     if fresh:
         opinion.failures += fresh
         if fresh == [check]:  # a command that names nothing of what failed in it
-            opinion.fail(f"`{check}` fails, on the target it passes", merged)
+            before = "it names what fails" if pair.baseline.failures else "it passes"
+            opinion.fail(
+                f"`{check}` fails{' without a name' * bool(pair.baseline.failures)}, on the target {before}", merged
+            )
             return
         opinion.fail(f"{len(fresh)} new failure{'s' * (len(fresh) != 1)} in {check}: {name_some(fresh, 3)}", merged)
     if lost:
@@ -245,7 +299,7 @@ def _weigh(pair: Pair, renamed: Mapping[str, str], opinion: _Opinion) -> None:
         )
     if pair.flaky:
         opinion.notes.append(f"flaky in {check} (failed once, then not): {name_some(sorted(pair.flaky), 3)}")
-    known = merged.failures & moved(pair.baseline.failures, renamed)
+    known = merged.failures.difference(fresh)
     if known:
         opinion.notes.append(f"{check}: {len(known)} known failure{'s' * (len(known) != 1)} on the target as well")
         whole = {name for name in known if check == "pytest" and "::" not in name}

@@ -226,6 +226,50 @@ async def test_an_unchanged_target_that_fails_now_excuses_nothing_until_it_is_su
     assert "on the target as well" in verdict.notes[0]
 
 
+def by_turns(tmp_path: Path, *turns: str, then: str) -> str:
+    """A command that does something else each time: ``turns`` one after the other, from then on ``then``."""
+    count = tmp_path / "turns"
+    cases = "".join(f"{number}) {turn};; " for number, turn in enumerate(turns, 1))
+    return f"n=$(cat {count} 2>/dev/null); n=$((n + 1)); echo $n > {count}; case $n in {cases}*) {then};; esac"
+
+
+@pytest.mark.parametrize("second", ["kill -9 $$", "no-such-tool"])
+async def test_what_failed_once_on_the_target_and_then_could_not_run_excuses_nothing(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path, second: str
+) -> None:
+    command = by_turns(tmp_path, "exit 1", second, then="test ! -f bad")
+    gate = make(commands=(command,))
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.BROKEN
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED
+
+
+async def test_a_change_that_failed_once_and_then_could_not_be_looked_at_is_not_charged(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    command = by_turns(tmp_path, "true", "exit 1", "kill -9 $$", then="true")
+    gate = make(commands=(command,))
+    assert (await judge(gate, repository, head, {"a": "1\n"})).kind is VerdictKind.BROKEN
+    assert (await judge(gate, repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
+
+
+RANDOM_IDS = """import uuid, pytest
+from shop.price import gross
+
+
+@pytest.mark.parametrize('net', [100], ids=[uuid.uuid4().hex])
+def test_gross(net):
+    assert gross(net) == 119
+"""
+
+
+async def test_a_test_whose_parameters_have_random_ids_is_no_flaky_one(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    base = work(repository, head, {"tests/test_price.py": RANDOM_IDS})
+    gate = make(python=sys.executable)
+    assert (await judge(gate, repository, base, {"shop/price.py": PRICE.format("net")})).kind is VerdictKind.FAILED
+
+
 async def test_what_fails_once_on_the_target_excuses_nothing(
     make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
 ) -> None:

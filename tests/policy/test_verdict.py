@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
-from coordinator.policy.verdict import Accepted, Pair, confirmed, is_clean, judge, without_tests
+from coordinator.policy.verdict import Accepted, Pair, confirmed, failed_twice, is_clean, judge, without_tests
 
 
 def ran(failures: set[str] = frozenset(), seen: set[str] = frozenset(), *, failed: bool | None = None) -> CheckOutcome:  # type: ignore[assignment]
@@ -36,6 +38,13 @@ def test_nameless_failures_compare_by_status() -> None:
     assert kind(ran(), ran(failed=True)) is VerdictKind.FAILED
     assert kind(ran(failed=True), ran(failed=True)) is VerdictKind.PASSED
     assert kind(ran(failed=True), ran()) is VerdictKind.PASSED
+
+
+def test_a_nameless_failure_is_not_excused_by_one_with_a_name() -> None:
+    """All tests pass with the change, and then something else fails: too little coverage, a thread that will not end."""
+    verdict = judge([Pair(baseline=ran({"a"}, {"a", "b"}), merged=ran(seen={"a", "b"}, failed=True))])
+    assert (verdict.kind, verdict.new_failures) == (VerdictKind.FAILED, ("tests",))
+    assert verdict.reason == "`tests` fails without a name, on the target it names what fails"
 
 
 def test_a_test_that_no_longer_runs_is_lost() -> None:
@@ -115,31 +124,124 @@ def test_passed_only_when_every_check_looked_and_nothing_is_new(runs: list[tuple
         assert verdict.kind is VerdictKind.BROKEN
 
 
+_OUTSIDE = (BrokenBy.ENVIRONMENT, BrokenBy.MOMENT)
+
+
 @given(_RUNS, _RUNS, _RUNS)
-def test_a_second_look_forgives_only_what_did_not_come_back(
+def test_a_second_look_forgives_exactly_what_passed_once(
     baseline: CheckOutcome, first: CheckOutcome, second: CheckOutcome
 ) -> None:
     pair = Pair(baseline=baseline, merged=first, limit_s=15.0)
     final = confirmed(pair, second)
     if CheckStatus.BROKEN in {first.status, second.status}:
-        assert final.merged is (second if second.status is not CheckStatus.BROKEN else first)
+        assert final.merged in (first, second)
         return
-    assert final.merged.failures == first.failures & second.failures
+    either = first.failures | second.failures
+    passed = (first.seen - first.failures) | (second.seen - second.failures)
+    tells = first.seen or second.seen
+    assert final.merged.failures == (either - passed if tells else first.failures & second.failures)
     assert not final.flaky & final.merged.failures
-    if is_clean(pair) or is_clean(Pair(baseline=baseline, merged=second)):
-        assert is_clean(final) or baseline.status is CheckStatus.BROKEN
+    if second.status is CheckStatus.PASSED and second.seen >= first.failures:
+        assert is_clean(final) or not is_clean(Pair(baseline=baseline, merged=second))
+
+
+@pytest.mark.parametrize("by", BrokenBy)
+@pytest.mark.parametrize("outside", _OUTSIDE)
+def test_a_look_that_was_cut_short_from_outside_charges_nobody(by: BrokenBy, outside: BrokenBy) -> None:
+    for first, second in (
+        (ran({"a"}), broken(outside)),
+        (broken(outside), ran({"a"})),
+        (broken(by), broken(outside)),
+        (broken(outside), broken(by)),
+    ):
+        if by is not BrokenBy.TIME:  # it is not looked at again
+            assert judge([confirmed(Pair(baseline=ran(), merged=first), second)]).kind is VerdictKind.BROKEN
+    assert judge([confirmed(Pair(baseline=ran(), merged=broken(outside)), ran())]).kind is VerdictKind.PASSED
+
+
+def test_what_the_change_cuts_short_is_charged_to_it() -> None:
+    for first, second in (
+        (ran({"a"}), broken(BrokenBy.TREE)),
+        (broken(BrokenBy.TREE), ran({"a"})),
+        (broken(BrokenBy.TREE), broken(BrokenBy.TREE)),
+    ):
+        assert judge([confirmed(Pair(baseline=ran(), merged=first), second)]).kind is VerdictKind.FAILED
+    again = ran({"a"}), broken(BrokenBy.TIME)
+    for limit_s, kind in ((100.0, VerdictKind.FAILED), (19.0, VerdictKind.BROKEN)):
+        assert judge([confirmed(Pair(baseline=ran(), merged=again[0], limit_s=limit_s), again[1])]).kind is kind
 
 
 def test_a_failure_that_came_back_stands_and_a_flaky_one_is_a_note() -> None:
-    pair = confirmed(Pair(baseline=ran(), merged=ran({"a", "b"})), ran({"b", "c"}))
+    pair = confirmed(Pair(baseline=ran(), merged=ran({"a", "b"}, set("abc"))), ran({"b", "c"}, set("abc")))
     verdict = judge([pair])
     assert verdict.new_failures == ("b",)
     assert "flaky" in verdict.notes[0]
     assert judge([confirmed(Pair(baseline=ran(), merged=ran({"a"})), ran())]).kind is VerdictKind.PASSED
     assert judge([confirmed(Pair(baseline=ran(), merged=ran(failed=True)), ran())]).kind is VerdictKind.PASSED
-    assert (
-        judge([confirmed(Pair(baseline=ran(), merged=ran(failed=True)), ran(failed=True))]).kind is VerdictKind.FAILED
-    )
+    for second in (ran(failed=True), ran({"b"})):
+        pair = confirmed(Pair(baseline=ran(), merged=ran(failed=True)), second)
+        assert judge([pair]).kind is VerdictKind.FAILED
+
+
+BOTH = {"t.py::a", "t.py::b", "u.py::c"}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        ran(seen={"t.py::b", "u.py::c"}),  # skipped
+        ran({"t.py"}, {"u.py::c"}),  # its file cannot be imported
+        ran({"t.py::a"}, BOTH),
+    ],
+)
+def test_a_test_that_failed_and_then_did_not_run_has_not_passed(second: CheckOutcome) -> None:
+    for one, two in ((ran({"t.py::a"}, BOTH), second), (second, ran({"t.py::a"}, BOTH))):
+        verdict = judge([confirmed(Pair(baseline=ran(seen=BOTH), merged=one), two)])
+        assert (verdict.kind, verdict.new_failures) == (VerdictKind.FAILED, ("t.py::a",))
+        assert failed_twice(one, two).failures == one.failures & two.failures, "nor does it excuse anybody"
+
+
+def test_a_file_that_could_be_imported_the_second_time_is_flaky() -> None:
+    pair = confirmed(Pair(baseline=ran(seen=BOTH), merged=ran({"t.py"}, {"u.py::c"})), ran(seen=BOTH))
+    assert judge([pair]).kind is VerdictKind.PASSED
+
+
+def random_ids(number: int, *, failed: bool = True) -> CheckOutcome:
+    """A test whose parameter is called something else in each run."""
+    return ran({f"t.py::a[{number}]"} if failed else set(), {f"t.py::a[{number}]", "t.py::b"})
+
+
+def test_tests_with_random_ids_are_known_by_their_own_names() -> None:
+    fine = random_ids(1, failed=False)
+    assert judge([confirmed(Pair(baseline=fine, merged=random_ids(2)), random_ids(3))]).new_failures == ("t.py::a[2]",)
+    assert judge([confirmed(Pair(baseline=fine, merged=random_ids(2)), fine)]).kind is VerdictKind.PASSED
+    known = failed_twice(random_ids(1), random_ids(2))
+    assert known.status is CheckStatus.FAILED
+    assert failed_twice(random_ids(1), random_ids(2, failed=False)).status is CheckStatus.PASSED
+    verdict = judge([confirmed(Pair(baseline=known, merged=random_ids(3)), random_ids(4))])
+    assert verdict.kind is VerdictKind.PASSED
+    assert "known failure" in verdict.notes[0]
+
+
+def test_a_parameter_more_that_fails_is_new_beside_one_that_is_known_to_fail() -> None:
+    baseline = ran({"t.py::a[1]"}, {"t.py::a[1]", "t.py::a[2]"})
+    for more in ("2", "3"):
+        failures = {"t.py::a[1]", f"t.py::a[{more}]"}
+        assert judge([Pair(baseline=baseline, merged=ran(failures, failures))]).new_failures == (f"t.py::a[{more}]",)
+    now = ran({"t.py::a[2]"}, {"t.py::a[2]"})  # the one that failed is gone, this one had passed
+    assert judge([Pair(baseline=baseline, merged=now)]).new_failures == ("t.py::a[2]",)
+
+
+def test_of_a_target_only_what_failed_twice_excuses() -> None:
+    seen = {"a", "b", "c"}
+    twice = failed_twice(ran({"a", "b"}, seen), ran({"b", "c"}, seen))
+    assert twice == ran({"b"}, seen)
+    assert failed_twice(ran({"a"}, seen), ran(seen=seen)).status is CheckStatus.PASSED
+    assert failed_twice(ran(failed=True), ran(failed=True)).status is CheckStatus.FAILED
+    for by in BrokenBy:
+        assert failed_twice(ran({"a"}, seen), broken(by)) == broken(by)
+    no_test_ran = replace(ran({"t.py"}), none_ran="it could not be imported")
+    assert failed_twice(ran({"a"}, seen), no_test_ran).ran.status is CheckStatus.BROKEN
 
 
 MISSING = Unavailable(check="pytest", reason="it is not installed", remedy="install it")
