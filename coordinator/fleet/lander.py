@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ class Lander:
         self._superseded = superseded
         self._broken_since = 0.0
         self._moving_at = clock.monotonic()
+        self._owed: list[Settlement] = []  # out of the line, and not told yet
         self._parking = Parking(clock, pause_s=settings.gate.retry_s)
         self._queue: dict[str, Candidate] = {}
         self._reason = ""
@@ -101,8 +103,9 @@ class Lander:
         self._wake.set()
 
     def withdraw(self, task_id: str) -> bool:
-        """Take it out again; it will not be settled. False when it is not (or no longer) in the line."""
+        """Take it out again; unless it has landed, it will not be settled. False when it is not (or no longer) in the line."""
         self._parking.leave(task_id)
+        self._owed = [one for one in self._owed if one.candidate.task.id != task_id or one.ending is Ending.LANDED]
         return self._queue.pop(task_id, None) is not None
 
     def waiting(self) -> tuple[Candidate, ...]:
@@ -130,19 +133,18 @@ class Lander:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Land what comes until told to stop; a judgement under way is cut off then, its candidates stay in the line."""
+        self._pay()
         await self._gate.sweep()
         work = asyncio.create_task(self._work())
         stop = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (work, stop):
-                task.cancel()
             self.busy = False
-            with contextlib.suppress(asyncio.CancelledError):
-                await stop
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+            for task in (stop, work):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def _work(self) -> None:
         while True:
@@ -176,6 +178,7 @@ class Lander:
     # -- one round: take, screen, stack, judge, land ---------------------------------------------------------------
 
     async def _round(self) -> None:
+        self._pay()
         ref = f"refs/heads/{self._settings.land.target}"
         tip = await self._git.resolve(ref)
         obstacle = await self._obstacle(tip)
@@ -307,19 +310,12 @@ class Lander:
         if not await self._git.update_ref(ref, layers[-1].commit, tip):
             _log.info("the target moved, judging again", extra={"action": "target_moved", "ref": ref})
             return False
-        reason = f"landed on {self._settings.land.target}"
-        reason += f", untested: {verdict.untested}" if verdict.untested else ""
+        untested = f", untested: {verdict.untested}" if verdict.untested else ""
+        reason = f"landed on {self._settings.land.target}{untested}"
         for layer, changed in zip(layers, files, strict=True):
-            self._settle(
-                Settlement(
-                    candidate=layer.candidate,
-                    commit=layer.commit,
-                    ending=Ending.LANDED,
-                    files=changed,
-                    reason=reason,
-                    verdict=verdict,
-                )
-            )
+            landed = Settlement(candidate=layer.candidate, commit=layer.commit, ending=Ending.LANDED, reason=reason)
+            self._owe(replace(landed, files=changed, verdict=verdict))
+        self._pay()
         return True
 
     # -- settling ------------------------------------------------------------------------------------------------
@@ -339,9 +335,8 @@ class Lander:
     ) -> None:
         feedback = feedback or (feedback_of(verdict) if verdict else reason)
         if self._queue.get(candidate.task.id) is candidate:
-            self._settle(
-                Settlement(candidate=candidate, ending=ending, reason=reason, feedback=feedback, verdict=verdict)
-            )
+            self._owe(Settlement(candidate=candidate, ending=ending, reason=reason, feedback=feedback, verdict=verdict))
+            self._pay()
 
     def _conflict(self, candidate: Candidate, conflicts: Sequence[str]) -> None:
         target, names = self._settings.land.target, name_some(sorted(conflicts)) or "files that git does not name"
@@ -351,17 +346,25 @@ class Lander:
         )
         self._refuse(candidate, Ending.CONFLICT, f"conflicts with {target} in {names}", feedback=feedback)
 
-    def _settle(self, settlement: Settlement) -> None:
+    def _owe(self, settlement: Settlement) -> None:
         task_id = settlement.candidate.task.id
         if self._queue.get(task_id) is settlement.candidate:
             del self._queue[task_id]
             self._parking.leave(task_id)
         self._moving_at = self._clock.monotonic()
-        _log.debug(
-            "candidate settled",
-            extra={"action": "candidate_settled", "task": task_id, "ending": settlement.ending},
-        )
-        self._on_settled(settlement)
+        self._owed.append(settlement)
+        said = {"action": "candidate_settled", "task": task_id, "ending": settlement.ending}
+        _log.debug("candidate settled", extra=said)
+
+    def _pay(self) -> None:
+        """Tell of what is settled. What a full disk prevents is told when there is room again; nothing else mends by itself."""
+        while self._owed:
+            settlement = self._owed.pop(0)
+            try:
+                self._on_settled(settlement)
+            except (OSError, sqlite3.Error):
+                self._owed.insert(0, settlement)
+                raise
 
     # -- standing still ------------------------------------------------------------------------------------------
 

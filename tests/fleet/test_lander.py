@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sqlite3
 import venv
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -452,3 +453,80 @@ async def test_after_a_bisection_too_what_landed_untested_is_marked(make: Callab
     assert line.settled["t2"].ending is Ending.GATE_FAILED
     for task in ("t0", "t1", "t3"):
         assert "Coordinator-Untested: pytest (" in trailers(line.repository, line.settled[task].commit)
+
+
+class FullDisk:
+    """Takes the place of whoever writes settlements down, and cannot the first few times."""
+
+    def __init__(self, line: Line, error: Exception, *, times: int = 1) -> None:
+        self._settle, self._error, self.times = line.settle, error, times
+        line.lander._on_settled = self
+
+    def __call__(self, settlement: Settlement) -> None:
+        if self.times:
+            self.times -= 1
+            raise self._error
+        self._settle(settlement)
+
+
+FULL = sqlite3.OperationalError("database or disk is full")
+
+
+async def test_what_landed_while_it_could_not_be_written_down_is_told_when_there_is_room(
+    make: Callable[..., Line],
+) -> None:
+    """The swap of two is done; telling of the first fails, and the service is started again, as its supervisor does."""
+    line = make()
+    FullDisk(line, FULL, times=2)
+    for name in ("a", "b"):
+        line.lander.submit(candidate(line.repository, line.head, {name: "1\n"}, task=name))
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError):
+            await line.lander.run(asyncio.Event())
+        assert line.tip() != line.head
+        assert not line.settled
+    async with running(line):
+        await line.until(lambda: len(line.settled) == 2)
+    assert [(name, one.ending) for name, one in line.settled.items()] == [("a", Ending.LANDED), ("b", Ending.LANDED)]
+    assert line.settled["b"].commit == line.tip()
+
+
+async def test_a_refusal_that_could_not_be_written_down_is_told_later(make: Callable[..., Line]) -> None:
+    """By the same run of the service, which takes it for trouble of the system's."""
+    line = make()
+    FullDisk(line, OSError("no space left on device"))
+    async with running(line):
+        line.lander.submit(candidate(line.repository, line.head, {"tests/test_price.py": None}, task="a"))
+        await line.until(lambda: line.said(GateMended))
+    assert line.settled["a"].ending is Ending.DELETED_TESTS
+    assert len(line.said(GateBroke)) == len(line.said(GateMended)) == 1
+
+
+async def test_withdrawn_work_is_not_settled_later_unless_it_has_landed(make: Callable[..., Line]) -> None:
+    line = make()
+    disk = FullDisk(line, FULL)
+    test = "tests/test_price.py"
+    for name, path, gone in (("landed", "a", "landed"), ("refused", test, "refused"), ("told", test, "another")):
+        disk.times = 1
+        change = {path: "1\n" if name == "landed" else None}
+        line.lander.submit(candidate(line.repository, line.head, change, task=name))
+        with pytest.raises(sqlite3.OperationalError):
+            await line.lander.run(asyncio.Event())
+        line.lander.withdraw(gone)
+        stopping = asyncio.Event()
+        stopping.set()
+        await line.lander.run(stopping)  # which tells first of what it owes
+    assert set(line.settled) == {"landed", "told"}
+
+
+async def test_a_settlement_that_nobody_can_take_does_not_hold_up_the_others(make: Callable[..., Line]) -> None:
+    line = make()
+    FullDisk(line, KeyError("a fault of ours"))
+    for name in ("a", "b"):
+        line.lander.submit(candidate(line.repository, line.head, {name: "1\n"}, task=name))
+    with pytest.raises(KeyError):
+        await line.lander.run(asyncio.Event())
+    async with running(line):
+        await line.until(lambda: line.settled)
+    assert set(line.settled) == {"b"}
+    assert line.settled["b"].ending is Ending.LANDED
