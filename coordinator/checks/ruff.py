@@ -193,7 +193,7 @@ def _lowest_version(specifier: str) -> str | None:
 
 def _read_report(tree: Path, report: Path, ran: ToolRun) -> ScanReport:
     def broken(reason: str, status: ScanStatus = ScanStatus.BROKEN) -> ScanReport:
-        return ScanReport(tool="ruff", status=status, reason=reason, took_s=ran.took_s)
+        return ScanReport(tool="ruff", status=status, broken_by=ran.broken_by, reason=reason, took_s=ran.took_s)
 
     if ran.problem:
         return broken(f"ruff {ran.problem}")
@@ -313,12 +313,10 @@ class RuffCheck:
     async def run(self, tree: Path, scratch: Path) -> CheckOutcome:
         report = await scan(tree, ruff=self._ruff, timeout_s=self._timeout_s)
         if report.status is not ScanStatus.SCANNED:
-            over_time = "was stopped after" in report.reason
-            broken_by = BrokenBy.TIME if over_time else BrokenBy.TREE
             return CheckOutcome(
                 check=self.name,
                 status=CheckStatus.BROKEN,
-                broken_by=broken_by,
+                broken_by=report.broken_by or BrokenBy.TREE,
                 reason=report.reason,
                 took_s=report.took_s,
             )

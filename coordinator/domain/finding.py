@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordinator.domain.check import BrokenBy
 
 
 class Fix(enum.StrEnum):
@@ -79,10 +83,12 @@ class Finding:
 class ScanReport:
     """What one run of one tool over one tree said. ``reason`` explains every status but ``SCANNED``.
 
+    ``broken_by`` is set when the run did not come to its end; a tool that came to it and has nothing to say fails at the tree.
     ``unread`` are paths the tool could not look into (a syntax error stops every other rule of a file): absence of
     findings there proves nothing, so nothing in them may be closed.
     """
 
+    broken_by: BrokenBy | None = None
     findings: tuple[Finding, ...] = ()
     reason: str = ""
     status: ScanStatus

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.checks.ruff import categorise, configuration_arguments, finding_names, project_target_version, scan
+from coordinator.checks.ruff import (
+    RuffCheck,
+    categorise,
+    configuration_arguments,
+    finding_names,
+    project_target_version,
+    scan,
+)
+from coordinator.domain.check import BrokenBy, CheckStatus
 from coordinator.domain.finding import Fix, ScanReport, ScanStatus, Severity
 
 if TYPE_CHECKING:
@@ -86,6 +94,29 @@ async def test_a_tool_that_times_out_or_lies_is_broken(tree: Path, tmp_path: Pat
     assert report.status is ScanStatus.BROKEN
     assert "stopped after" in report.reason
     assert (await scan(tree, ruff=tmp_path / "absent")).status is ScanStatus.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("script", "broken_by"),
+    [
+        ("kill -KILL $$", BrokenBy.ENVIRONMENT),
+        ("sleep 60", BrokenBy.TIME),
+        ("kill -SEGV $$", BrokenBy.TREE),
+        ("exit 2", BrokenBy.TREE),
+        ("", BrokenBy.TREE),
+        (None, BrokenBy.ENVIRONMENT),
+    ],
+)
+async def test_who_is_to_blame_when_it_cannot_look(
+    tree: Path, tmp_path: Path, script: str | None, broken_by: BrokenBy
+) -> None:
+    fake = tmp_path / "ruff"
+    if script is not None:
+        fake.write_text(f"#!/bin/sh\n{script}\n")
+        fake.chmod(0o755)
+    timeout_s = 0.3 if broken_by is BrokenBy.TIME else 30.0
+    outcome = await RuffCheck(ruff=fake, timeout_s=timeout_s, identity=str).run(tree, tmp_path)
+    assert (outcome.status, outcome.broken_by) == (CheckStatus.BROKEN, broken_by), outcome
 
 
 async def test_the_projects_own_selection_counts_and_folders_above_do_not(tree: Path) -> None:
