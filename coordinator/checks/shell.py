@@ -1,7 +1,8 @@
 """A command line of a person's as a check: exit 0 is passed, anything else failed, unless it could not run at all.
 
-Owns one invariant: "command not found" and "not executable" (127, 126) are never a failure of the code. Whether the
-missing program should have come out of the tree itself is told by ``BrokenBy.TREE``.
+Owns one invariant: "command not found" and "not executable" (127, 126), and that something in it was killed (137, 143), are
+never a failure of the code, for as one of the target's they would excuse everything. Whether the missing program should have
+come out of the tree itself is told by ``BrokenBy.TREE``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_KILLED: Final = frozenset({137, 143})
+"""What a shell makes of SIGKILL and SIGTERM to the program it waited for."""
 _NOT_RUN: Final = re.compile(
     r"sh: (?:(?:line )?\d+: )?(?P<program>[^:\n]+): (?:(?:command )?not found|No such file or directory|Permission denied)"
 )
@@ -76,6 +79,10 @@ async def run_command(
 
 
 def _not_run(ran: ToolRun, tree: Path) -> tuple[BrokenBy | None, str]:
+    """Who killed something cannot be seen: the machine, or a time limit of the tests' own. Where that happens twice with a
+    change, and not on the target, it is the change's doing; a line that waits for it to end might wait for ever."""
+    if ran.code in _KILLED:
+        return BrokenBy.TREE, f"exit {ran.code}: something in it was killed"
     if ran.code not in {126, 127}:
         return None, ""
     found = _NOT_RUN.findall(ran.output)

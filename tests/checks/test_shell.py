@@ -45,6 +45,8 @@ async def test_passed_failed_and_the_last_output(tree: Path) -> None:
         ("true && scripts/absent --now", BrokenBy.TREE),
         ("kill -KILL $$", BrokenBy.ENVIRONMENT),
         ("kill -SEGV $$", BrokenBy.TREE),
+        ("sh -c 'kill -KILL $$'; exit $?", BrokenBy.TREE),
+        ("sh -c 'kill -TERM $$'; exit $?", BrokenBy.TREE),
     ],
 )
 async def test_what_could_not_run_is_broken(tree: Path, command: str, broken_by: BrokenBy) -> None:

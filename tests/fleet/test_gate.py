@@ -252,6 +252,16 @@ async def test_a_change_that_failed_once_and_then_could_not_be_looked_at_is_not_
     assert (await judge(gate, repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
 
 
+async def test_something_that_was_killed_in_a_command_excuses_nothing_and_is_charged_when_only_a_change_does_it(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    """A command that ends with 137 says that something in it was killed, for want of memory or for taking too long."""
+    killed = "sh -c 'kill -9 $$'; exit $?"
+    gate = make(commands=(by_turns(tmp_path, killed, then=f"test ! -f bad || {{ {killed}; }}"),))
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.BROKEN
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED
+
+
 RANDOM_IDS = """import uuid, pytest
 from shop.price import gross
 
