@@ -69,6 +69,11 @@ def own_folder() -> Path:
     return Path(sys.executable).absolute().parent
 
 
+def temporary_folder() -> Path:
+    """Where the programs that we start put their temporary files, if they follow custom."""
+    return Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - nothing is made there
+
+
 def search_path(tree: Path, path: str, *, first: Sequence[Path] = ()) -> str:
     """``PATH`` for a program that judges ``tree``: ``first``, absolute entries outside the tree, our own folder."""
     inside = tree.resolve()

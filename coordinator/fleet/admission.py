@@ -5,6 +5,7 @@ Owns one invariant: a refusal names its cause and ends by itself when the cause 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from coordinator.kit import process
@@ -55,14 +56,23 @@ class Admission:
 
     def short_of_disk(self) -> str:
         """What of the disk is short; empty when nothing is."""
-        least = self._settings.min_free_bytes
-        free = process.free_disk(self._folder)
-        if free < least:
-            return f"only {free // _MIB} MiB of disk are free, {least // _MIB} MiB are kept (fleet.min_free_bytes)"
-        inodes = process.free_inodes(self._folder)
-        if least and inodes is not None and inodes < _MIN_FREE_INODES:
-            return f"only {inodes} inodes are free on the disk, {_MIN_FREE_INODES} are kept"
-        return ""
+        return short_of_disk(self._folder, self._settings.min_free_bytes)
+
+
+def short_of_disk(folder: Path, least_bytes: int, *, share: float = 1.0) -> str:
+    """What is short on the disk of ``folder``, bytes or inodes; empty when nothing is, and when 0 ``least_bytes`` are wanted.
+
+    Of a small disk, ``share`` of what it has in all is enough.
+    """
+    disk = os.statvfs(folder)
+    least = min(least_bytes, int(share * disk.f_blocks * disk.f_frsize))
+    free = process.free_disk(folder)
+    if free < least:
+        return f"only {free // _MIB} MiB of disk are free, {least // _MIB} MiB are kept (fleet.min_free_bytes)"
+    inodes, least = process.free_inodes(folder), min(_MIN_FREE_INODES, int(share * disk.f_files))
+    if least_bytes and inodes is not None and inodes < least:
+        return f"only {inodes} inodes are free on the disk, {least} are kept"
+    return ""
 
 
 def start_bytes(card: RoleCard | None) -> int:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING, Final
 from coordinator.checks.detect import Check, GatePlan, detect
 from coordinator.checks.pytest import NOTHING_COLLECTED
 from coordinator.checks.shell import run_command
+from coordinator.checks.tool import temporary_folder
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
 from coordinator.domain.errors import BadRepository, CoordinatorError
 from coordinator.domain.event import GateJudged
+from coordinator.fleet.admission import short_of_disk
 from coordinator.fleet.baselines import Baselines
 from coordinator.kit import process
 from coordinator.policy.verdict import Accepted, Pair, confirmed, failed_twice, is_clean, judge, without_tests
@@ -43,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S: Final = 300.0
 _PLANS_KEPT: Final = 16
+_SMALL_SHARE: Final = 0.1
+"""Temporary files may have a small disk of their own. With a tenth of it free it is not full."""
 _SWEEP_GRACE_S: Final = 1.0
 UNTESTED_FACT: Final = "gate:untested"
 """Fact: which of the project's tests could not be run when the gate last judged, and why."""
@@ -118,7 +123,7 @@ class Gate:
         try:
             async with self._trees(target_commit, merged_commit) as trees:
                 verdict = await self._judge(trees, target_commit, merged_commit, tasks)
-        except (CoordinatorError, OSError) as error:
+        except (CoordinatorError, OSError, sqlite3.Error) as error:
             _log.warning("the gate could not work", extra={"action": "gate_failed", "error": str(error)})
             reason = f"the gate could not work: {error}"
             verdict = Verdict(kind=VerdictKind.BROKEN, broken_check="gate", reason=reason)
@@ -261,12 +266,17 @@ class Gate:
             return self._unless_short(outcome)
 
     def _unless_short(self, outcome: CheckOutcome) -> CheckOutcome:
-        """What fails on a full disk fails for that."""
-        free = process.free_disk(self._folder)
-        if outcome.status is CheckStatus.PASSED or free >= self._least_free_bytes:
+        """What fails while a disk is full, ours or that of temporary files, fails for that."""
+        if outcome.status is CheckStatus.PASSED:
             return outcome
-        reason = f"only {free / 2**20:.0f} MiB are free on the disk of {self._folder} ([fleet] min_free_bytes)"
-        return replace(outcome, broken_by=BrokenBy.MOMENT, none_ran="", reason=reason, status=CheckStatus.BROKEN)
+        for folder, share in ((self._folder, 1.0), (temporary_folder(), _SMALL_SHARE)):
+            short = short_of_disk(folder, self._least_free_bytes, share=share) if folder.is_dir() else ""
+            if short:
+                reason = f"it fails while a disk is full: {short}, of {folder}"
+                return replace(
+                    outcome, broken_by=BrokenBy.MOMENT, none_ran="", reason=reason, status=CheckStatus.BROKEN
+                )
+        return outcome
 
     @contextlib.contextmanager
     def _at(self, what: str) -> Iterator[None]:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import sqlite3
 import sys
 import venv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +22,7 @@ from coordinator.domain.task import Task
 from coordinator.fleet import baselines
 from coordinator.fleet.baselines import decode_outcome, encode_outcome
 from coordinator.fleet.gate import Gate, remove_tree
+from coordinator.kit import process
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.git import Git
@@ -297,6 +301,75 @@ async def test_what_fails_while_the_disk_is_full_is_nobodys_fault(
         verdict = await judge(gate, repository, head, {"bad": "1\n"}, *accept)
         assert verdict.kind is VerdictKind.BROKEN
         assert "min_free_bytes" in verdict.reason
+    assert (await judge(gate, repository, head, {"good": "1\n"}, "true")).kind is VerdictKind.PASSED
+
+
+async def test_a_disk_without_inodes_is_full_as_well(
+    make: Callable[..., Gate], repository: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "free_inodes", lambda _: 12)
+    verdict = await judge(make(commands=("test ! -f bad",)), repository, head, {"bad": "1\n"})
+    assert verdict.kind is VerdictKind.BROKEN
+    assert "only 12 inodes are free" in verdict.reason
+
+
+async def test_the_disk_of_temporary_files_counts_and_may_be_small(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, size = tmp_path / "temporary", 1_000_000
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    free = {"bytes": size // 20}
+    real, statvfs = process.free_disk, os.statvfs
+    monkeypatch.setattr(process, "free_disk", lambda path: free["bytes"] if path == temporary else real(path))
+
+    def small(path: Path) -> SimpleNamespace | os.statvfs_result:
+        return SimpleNamespace(f_blocks=size, f_frsize=1, f_files=0) if path == temporary else statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    monkeypatch.setattr(process, "free_inodes", lambda _: None)
+    gate = make(commands=("test ! -f bad",))
+    verdict = await judge(gate, repository, head, {"bad": "1\n"})
+    assert verdict.kind is VerdictKind.BROKEN
+    assert str(temporary) in verdict.reason
+    free["bytes"] = size // 5
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED
+    free["bytes"] = 0
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
+    assert (await judge(gate, repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED
+
+
+async def test_our_own_offers_are_not_set_aside_because_the_disk_is_full(
+    make: Callable[..., Gate], repository: Path, head: str
+) -> None:
+    """On the target, or where the change brings in the first tests: what a full disk hides may be what it breaks."""
+    found = work(repository, head, {"shop/old.py": "import os\n"})
+    first = work(repository, head, {"tests/test_price.py": None})
+    for base, change in (
+        (found, {"shop/new.py": "import os\n"}),
+        (first, {"test_new.py": "def test_a():\n    assert 0\n"}),
+    ):
+        gate = make()
+        gate._least_free_bytes = 1 << 60
+        verdict = await gate.judge(base, work(repository, base, dict(change)), [task(role="autofix")])
+        assert (verdict.kind, verdict.broken_tasks) == (VerdictKind.BROKEN, ())
+        assert "min_free_bytes" in verdict.reason
+        assert verdict.untested == ""
+
+
+async def test_a_ledger_that_is_full_breaks_the_gate_and_no_more(
+    make: Callable[..., Gate], repository: Path, head: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    gate = make(commands=("true",))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "execute", full)
+        verdict = await judge(gate, repository, head, {"a": "1\n"})
+    assert (verdict.kind, verdict.broken_check) == (VerdictKind.BROKEN, "gate")
+    assert "disk is full" in verdict.reason
+    assert (await judge(gate, repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
 
 
 async def test_what_checks_leave_in_a_tree_is_not_judged(
