@@ -35,7 +35,8 @@ OVERSPENT: Final = 1.1
 POLL_S: Final = 10.0
 """Who makes the same call less often than this, on average, waits for something (a build, a job of CI; "sleep 10" is the
 shortest wait that agents were seen to choose): a loop does not wait, its calls come as fast as the model answers. While
-processes or files move beside it, what it waits for lives, and waiting is no loop however long it takes."""
+processes or files move beside it, what it waits for lives, and waiting is no loop however long it takes: of polls, only those
+since something last moved count."""
 
 POLLS: Final = 5
 """So many times ``loop_repeats`` polls are a loop, too: with the usual 8, one every 15 s, ten minutes of standstill."""
@@ -222,11 +223,12 @@ def _finished(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
 
 def _excessive(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
     polls = _is_polling(seen)
-    awaited = polls and min(seen.busy_age_s, seen.changed_age_s) <= POLL_S
-    if seen.repeats >= limits.loop_repeats * (POLLS if polls else 1) and not awaited:
+    repeats = _vain_polls(seen) if polls else seen.repeats
+    if repeats >= limits.loop_repeats * (POLLS if polls else 1):
         what = f"the same call of {seen.tool}" if seen.tool else "the same call"
         limit = f"[fleet] loop_repeats = {limits.loop_repeats}{f', {POLLS} times as many for polling' if polls else ''}"
-        reason = f"{what} with the same answer {seen.repeats} times in a row, alone or in turn with others ({limit})"
+        still = " while nothing moved" if polls else ""
+        reason = f"{what} with the same answer {repeats} times in a row{still}, alone or in turn with others ({limit})"
         return _condemned(HealthState.LOOPING, Ending.LOOPING, reason)
     if limits.memory_bytes and seen.heavy_s > limits.grace_s + OVERDUE_S:
         had, may = f"{seen.memory_bytes / 2**20:.0f} MiB", f"{limits.memory_bytes / 2**20:.0f} MiB (memory_bytes)"
@@ -241,6 +243,12 @@ def _excessive(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:
 def _is_polling(seen: Observation) -> bool:
     """From the second repeat to the newest there is one pause fewer than between all of them."""
     return seen.repeats > 2 and seen.repeat_age_s > POLL_S * (seen.repeats - 2)
+
+
+def _vain_polls(seen: Observation) -> int:
+    """How many of the polls there were, at their average pace, since a process was busy or a file changed."""
+    pace_s = seen.repeat_age_s / (seen.repeats - 2)
+    return min(seen.repeats, round(min(seen.busy_age_s, seen.changed_age_s) / pace_s) + 2)
 
 
 def _in_flight(seen: Observation, limits: Thresholds) -> HealthDiagnosis | None:

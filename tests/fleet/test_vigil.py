@@ -179,11 +179,12 @@ def test_a_tool_that_is_said_to_have_begun_in_the_future_ends(rig: Rig) -> None:
     assert 1000 < rig.until_condemned(forged) < 1050
 
 
-def _until_looping(rig: Rig, pause: float, *, busy: bool = False) -> int:
-    """Repeats that it has made when it is stopped, 0: it is not; each look sees one more."""
-    since = rig.time.at
+def _until_looping(rig: Rig, pause: float, *, busy: int = 0) -> int:
+    """Repeats that it has made when it is stopped, 0: it is not; each look sees one more. The first ``busy`` of them are made
+    while a process is busy."""
+    since = moved = rig.time.at
     for repeats in range(2, 100):
-        moved = rig.time.at if busy else since
+        moved = rig.time.at if repeats <= busy else moved
         vitals = rig.seen_at(rig.time.at, busy_at=moved, changed_at=since, repeats=repeats, repeating_since=since)
         if rig.look(vitals).condemned is Ending.LOOPING:
             return repeats
@@ -199,7 +200,9 @@ def test_a_fast_loop_ends_soon_and_polling_may_go_on(rig: Rig) -> None:
     rig.limits = replace(LIMITS, timeout_s=1e6)
     assert _until_looping(rig, 120.0) == 5 * LIMITS.loop_repeats
     rig.vigil.forget(KEY)
-    assert _until_looping(rig, 15.0, busy=True) == 0
+    assert _until_looping(rig, 15.0, busy=100) == 0
+    rig.vigil.forget(KEY)
+    assert _until_looping(rig, 15.0, busy=50) == 48 + 5 * LIMITS.loop_repeats, "what was waited for lived that long"
 
 
 def test_repeats_that_do_not_say_since_when_are_no_polling(rig: Rig) -> None:

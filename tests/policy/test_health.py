@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coordinator.domain.attempt import Ending
@@ -120,12 +120,17 @@ def test_older_evidence_never_makes_a_condemned_one_well(
 
 
 @given(seen=OBSERVATIONS, limits=THRESHOLDS)
+@example(
+    seen=Observation(beat_age_s=0.1, doing=Doing.USING_TOOL, run_age_s=0.1, tool_limit_s=120.0),
+    limits=replace(LIMITS, timeout_s=1.0),
+)
 def test_a_reason_names_a_number_and_a_setting(seen: Observation, limits: Thresholds) -> None:
     found = judge(seen, limits)
     settings = ("[fleet] ", "timeout", "memory_bytes", "budget_usd", "stall")
     assert any(character.isdigit() for character in found.reason)
     dead = found.state is HealthState.GONE and "still holds the claim" in found.reason  # whatever is set, it is dead
-    assert dead or any(name in found.reason for name in settings)
+    declared = seen.tool_limit_s > 0 and "its own time-out" in found.reason  # by the tool itself
+    assert dead or declared or any(name in found.reason for name in settings)
     assert not found.reason.endswith(".")
     assert found.condemned is None or found.state in TROUBLED
 
@@ -199,24 +204,41 @@ def test_a_loop_is_condemned_at_its_count() -> None:
 def test_a_build_that_is_polled_with_the_same_answer_lives_for_long() -> None:
     polled = _seen(Doing.USING_TOOL, quiet=60.0, repeats=8, repeat_age_s=6 * 120.0, tool="Bash", tool_limit_s=600.0)
     assert judge(polled, LIMITS).state is HealthState.USING_TOOL
-    assert judge(replace(polled, repeats=39, repeat_age_s=37 * 120.0), LIMITS).condemned is None
-    found = judge(replace(polled, repeats=40, repeat_age_s=38 * 120.0), LIMITS)
+    still = {"busy_age_s": 5000.0, "changed_age_s": 5000.0}
+    assert judge(replace(polled, repeats=39, repeat_age_s=37 * 120.0, **still), LIMITS).condemned is None
+    found = judge(replace(polled, repeats=40, repeat_age_s=38 * 120.0, **still), LIMITS)
     assert (found.state, found.condemned) == (HealthState.LOOPING, Ending.LOOPING)
-    assert "40 times" in found.reason
+    assert "40 times in a row while nothing moved" in found.reason
     assert "[fleet] loop_repeats = 8, 5 times as many for polling" in found.reason
+
+
+def test_polls_of_what_lived_are_not_held_against_it_when_it_pauses() -> None:
+    """Sixty polls while a compiler was busy; now the linker waits for the disk."""
+    polled = _seen(Doing.USING_TOOL, quiet=1.0, repeats=60, repeat_age_s=58 * 15.0, tool="Bash", tool_limit_s=600.0)
+    for still_s, loops in ((1.0, False), (11.0, False), (37 * 15.0, False), (38 * 15.0, True)):
+        for sign in ("busy_age_s", "changed_age_s"):
+            other = "changed_age_s" if sign == "busy_age_s" else "busy_age_s"
+            found = judge(replace(polled, **{sign: still_s, other: 900.0}), LIMITS)
+            assert (found.condemned is Ending.LOOPING) is loops
 
 
 @given(
     repeats=st.integers(3, 10_000),
     pause=st.floats(POLL_S + 0.1, 1000),
     beside=st.sampled_from(["busy_age_s", "changed_age_s"]),
-    age=st.floats(0, POLL_S),
+    still=st.floats(0, 60),
 )
 def test_what_is_waited_for_lives_and_waiting_for_it_is_no_loop(
-    repeats: int, pause: float, beside: str, age: float
+    repeats: int, pause: float, beside: str, still: float
 ) -> None:
-    seen = _seen(quiet=500.0, repeats=repeats, repeat_age_s=pause * (repeats - 2))
-    assert judge(replace(seen, **{beside: age}), LIMITS).condemned is not Ending.LOOPING
+    """``still``: for how many polls nothing has moved."""
+    seen = _seen(quiet=1e6, repeats=repeats, repeat_age_s=pause * (repeats - 2))
+    found = judge(replace(seen, **{beside: still * pause}), LIMITS)
+    most = LIMITS.loop_repeats * POLLS
+    if repeats < most or still < most - 3:
+        assert found.condemned is not Ending.LOOPING
+    elif still > most - 2:
+        assert found.condemned is Ending.LOOPING
 
 
 @given(
@@ -226,7 +248,7 @@ def test_what_is_waited_for_lives_and_waiting_for_it_is_no_loop(
 )
 def test_the_pace_decides_how_many_repeats_are_a_loop(limit: int, pause: float, data: st.DataObject) -> None:
     repeats = data.draw(st.one_of(st.integers(2, 6 * limit), st.sampled_from([limit - 1, limit, 5 * limit])))
-    seen = _seen(quiet=60.0, repeats=repeats, repeat_age_s=pause * (repeats - 2))
+    seen = _seen(quiet=pause * repeats, repeats=repeats, repeat_age_s=pause * (repeats - 2))
     loops = judge(seen, replace(LIMITS, loop_repeats=limit)).condemned is Ending.LOOPING
     if pause < POLL_S - 0.1:
         assert loops == (repeats >= limit)
