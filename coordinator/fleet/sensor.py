@@ -1,7 +1,7 @@
 """Looks at an attempt from beside it: its output, its processes, its files; writes down what it sees as ``Vitals``.
 
 Owns one invariant: looking changes nothing and one look costs a bounded amount, whatever the agent prints or makes (files are
-looked at only when all else is quiet). What the signs mean is ``policy.health``'s.
+looked at only when all else is quiet, or says the same again and again). What the signs mean is ``policy.health``'s.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _LONGEST_LINE_BYTES: Final = 1024 * 1024
 _CPU_SPAN_S: Final = 0.5
 """Processor time is counted in steps of 10 ms: over a shorter span one step alone would look busy."""
 _QUIET_S: Final = 10.0
-"""Files are looked at when nothing else has moved for this long, and not more often than this."""
+"""Files are looked at when nothing else has moved for this long, and not more often than this. The output of an agent that
+repeats itself moves nothing: what it polls for may be what changes files."""
 _MOST_ENTRIES: Final = 20_000
 """A look at so many files takes 50 ms."""
 
@@ -189,7 +190,8 @@ class Sensor:
 
     def _look_at_files(self, now: float) -> None:
         seen = self._vitals
-        if now - max(seen.progress_at, seen.busy_at, self._looked_at) < _QUIET_S:
+        moved_at = seen.busy_at if seen.repeats > 1 else max(seen.progress_at, seen.busy_at)
+        if now - max(moved_at, self._looked_at) < _QUIET_S:
             return
         self._looked_at = now
         mark = _mark_of(self._worktree)

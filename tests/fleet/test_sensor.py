@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -263,6 +264,31 @@ def test_a_changed_file_is_life_when_nothing_else_moves(rig: Rig, monkeypatch: p
     assert rig.sensor.look().changed_at == seen[-1]
     os.utime(deep / "b.py", (5, 5))
     assert rig.sensor.look().changed_at > seen[-1]
+
+
+@pytest.mark.parametrize("pause_s", [10, 12, 30])
+def test_files_are_looked_at_beside_polls_and_not_beside_an_agent_that_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, pause_s: int
+) -> None:
+    """A poll and its answer are output; what is polled for writes a file every second."""
+    monkeypatch.setattr(sensors, "BUSY_CORES", 1e9)
+    begun = now = rig.sensor.look().seen_at
+
+    def look(repeats: int, *, tells: bool) -> Vitals:
+        nonlocal now
+        now += 1
+        monkeypatch.setattr(sensors, "time", SimpleNamespace(monotonic=lambda: now))
+        (rig.tree / "build.log").write_text("more")
+        os.utime(rig.tree / "build.log", (now, now))
+        if tells:
+            rig.write(b"line\n")
+            rig.reader.said = replace(rig.reader.said, repeats=repeats)
+        return rig.sensor.look()
+
+    goes_on = [look(0, tells=True) for _ in range(100)]
+    assert goes_on[-1].changed_at <= begun
+    polls = [look(2 + second // pause_s, tells=second % pause_s in (0, 2)) for second in range(120)]
+    assert max(seen.seen_at - seen.changed_at for seen in polls[30:]) <= 10
 
 
 def test_a_large_tree_costs_a_bounded_look_and_its_top_is_seen(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
