@@ -90,7 +90,7 @@ class Gate:
     """Judges merged trees; remembers what each check said about a tree so that the target is looked at once."""
 
     def __init__(self, git: Git, settings: Settings, layout: Layout, store: Store, clock: Clock, bus: Bus) -> None:
-        self._baselines = Baselines(store, clock)
+        self._baselines = Baselines(store, clock, again_s=settings.gate.retry_s)
         self._bus = bus
         self._clock = clock
         self._folder = layout.state / "gate"
@@ -159,10 +159,8 @@ class Gate:
 
     async def _judge(self, trees: _Trees, target: str, merged: str, tasks: Sequence[Task]) -> Verdict:
         target_tree, merged_tree = await self._git.tree_of(target), await self._git.tree_of(merged)
-        old_plan = self._plans.get(target_tree)
-        if old_plan is None or self._without_set_aside(old_plan).unavailable:  # what was missing may be there now
-            old_plan = await self._detect(await trees.target())
         new_plan = await self._detect(await trees.merged())
+        old_plan = await self._plan_of_target(trees, target_tree, new_plan)
         self._remember_plan(target_tree, old_plan)
         accepts = await self._accepts(trees, new_plan, tasks)
         if any(accepted.outcome.status is not CheckStatus.PASSED for accepted in accepts):
@@ -205,17 +203,42 @@ class Gate:
         if baseline.status is CheckStatus.BROKEN:
             return Pair(baseline=baseline, merged=baseline, limit_s=limit_s)
         pair = Pair(baseline=baseline, merged=await self._run(check, trees, await trees.merged()), limit_s=limit_s)
-        if is_clean(pair, renamed):
-            return pair
+        pair = await self._looked_again(pair, check, trees, target_tree, renamed, remembered=remembered is not None)
+        if is_clean(pair, renamed) and pair.merged.status is CheckStatus.PASSED:
+            self._baselines.trust(target_tree, check)
+        # One that could look at the merged tree has an opinion, which must not be lost with the target's.
+        neither = pair.baseline.status is pair.merged.ran.status is CheckStatus.BROKEN
+        return None if neither and self._may_set_aside(check, pair.baseline) else pair
+
+    async def _looked_again(
+        self,
+        pair: Pair,
+        check: Check,
+        trees: _Trees,
+        target_tree: str,
+        renamed: Mapping[str, str],
+        *,
+        remembered: bool,
+    ) -> Pair:
+        """What speaks against the change is looked at twice. What excuses it has to be so now, not only on another day:
+        packages, network or the date may be what changed, not the code, and the day may have been a bad one."""
+        at_once = is_clean(pair, renamed)
+        if not at_once:
+            pair = await self._confirmed(pair, check, trees, renamed)
+        if remembered and not (is_clean(pair, renamed) and pair.merged.status is CheckStatus.PASSED):
+            trees.forget()
+            pair = replace(pair, baseline=(await self._baseline(check, trees, target_tree)).ran)
+            if at_once and pair.baseline.status is not CheckStatus.BROKEN and not is_clean(pair, renamed):
+                pair = await self._confirmed(pair, check, trees, renamed)
+            trees.forget()
+        return pair
+
+    async def _confirmed(self, pair: Pair, check: Check, trees: _Trees, renamed: Mapping[str, str]) -> Pair:
         trees.forget()
         if pair.merged.broken_by is not BrokenBy.TIME:
             pair = confirmed(pair, await self._run(check, trees, await trees.merged()), renamed)
-        if remembered and not is_clean(pair, renamed):
-            # Remembered from another day: packages, network or the date may be what changed, not the code.
-            pair = replace(pair, baseline=(await self._baseline(check, trees, target_tree)).ran)
         trees.forget()
-        aside = pair.baseline.status is CheckStatus.BROKEN and self._may_set_aside(check, pair.baseline)
-        return None if aside else pair
+        return pair
 
     async def _first_time(self, check: Check, trees: _Trees, missing: list[Unavailable]) -> Pair | None:
         """A check that the change itself brings in (a project's first tests): there is no target to compare with."""
@@ -234,9 +257,9 @@ class Gate:
         )
 
     async def _baseline(self, check: Check, trees: _Trees, target_tree: str) -> CheckOutcome:
-        """What the target says now. What fails there excuses a change, so it has to fail twice."""
+        """What the target says now. What fails there excuses a change, so it has to fail twice, once on another day."""
         outcome = await self._run(check, trees, await trees.target())
-        if outcome.ran.status is CheckStatus.FAILED:
+        if outcome.ran.status is CheckStatus.FAILED and not self._baselines.expects(target_tree, check, outcome):
             trees.forget()
             outcome = failed_twice(outcome, await self._run(check, trees, await trees.target()))
         return self._baselines.settled(target_tree, check, outcome)
@@ -331,6 +354,14 @@ class Gate:
         if value != self._word:
             self._store.execute("fact_put", key=UNTESTED_FACT, value=value)
             self._word = value
+
+    async def _plan_of_target(self, trees: _Trees, tree: str, merged: GatePlan) -> GatePlan:
+        """The remembered one, unless what was missing may be there now or a tool is another one than it was."""
+        plan, keys = self._plans.get(tree), {check.name: check.key for check in merged.checks}
+        stale = plan is None or any(keys.get(check.name) != check.key for check in plan.checks)
+        if plan is None or stale or self._without_set_aside(plan).unavailable:
+            return await self._detect(await trees.target())
+        return plan
 
     def _remember_plan(self, tree: str, plan: GatePlan) -> None:
         self._plans.pop(tree, None)

@@ -89,6 +89,7 @@ QUERIES: Final[Mapping[str, str]] = {
         ORDER BY ended_at""",
     "attempts_of": "SELECT * FROM attempts WHERE task = :task ORDER BY generation",
     "baseline_get": "SELECT outcome FROM baselines WHERE tree = :tree AND command = :command",
+    "baseline_latest": "SELECT outcome FROM baselines WHERE command = :command ORDER BY at DESC LIMIT 1",
     "baseline_put": """
         INSERT OR REPLACE INTO baselines (tree, command, outcome, at) VALUES (:tree, :command, :outcome, :at)""",
     "baselines_trim": """

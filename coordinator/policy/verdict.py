@@ -214,8 +214,9 @@ def confirmed(pair: Pair, second: CheckOutcome, renamed: Mapping[str, str] | Non
 
 def failed_twice(first: CheckOutcome, second: CheckOutcome) -> CheckOutcome:
     """What a target says that was looked at twice because it failed: what it excuses has failed both times."""
-    if second.ran.status is CheckStatus.BROKEN:
-        return second
+    for run in (first, second):
+        if run.ran.status is CheckStatus.BROKEN:
+            return run
     again = first.failures & second.failures
     if second.seen:
         failed = _bare(second.failures)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.checks import detect
 from coordinator.checks.detect import GatePlan
+from coordinator.checks.pytest import PytestCheck
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Verdict, VerdictKind
 from coordinator.domain.event import GateJudged
 from coordinator.domain.settings import GateSettings, Settings
 from coordinator.domain.task import Task
 from coordinator.fleet import baselines
-from coordinator.fleet.baselines import decode_outcome, encode_outcome
 from coordinator.fleet.gate import Gate, remove_tree
 from coordinator.kit import process
 from coordinator.kit.bus import Bus
@@ -281,7 +282,128 @@ async def test_a_test_whose_parameters_have_random_ids_is_no_flaky_one(
 ) -> None:
     base = work(repository, head, {"tests/test_price.py": RANDOM_IDS})
     gate = make(python=sys.executable)
-    assert (await judge(gate, repository, base, {"shop/price.py": PRICE.format("net")})).kind is VerdictKind.FAILED
+    bad: dict[str, str | None] = {"shop/price.py": PRICE.format("net")}
+    assert (await judge(gate, repository, base, bad)).kind is VerdictKind.FAILED
+    assert (await judge(gate, repository, base, {"a.txt": "1\n"})).kind is VerdictKind.PASSED
+    assert (await judge(gate, repository, base, bad)).kind is VerdictKind.FAILED, "nor does it hold up the line"
+    red = work(repository, base, bad)
+    assert (await judge(gate, repository, red, {"a.txt": "1\n"})).kind is VerdictKind.PASSED, "nor is it charged"
+
+
+async def test_a_first_look_at_a_bad_moment_excuses_nothing(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path
+) -> None:
+    weather = tmp_path / "fine-weather"
+    command = f"test -f {weather} && test ! -f bad"
+    verdict = await judge(make(commands=(command,)), repository, head, {"bad": "1\n"})
+    assert (verdict.kind, verdict.broken_tasks) == (VerdictKind.BROKEN, ())
+    assert "looked at again every 30 s ([gate] retry_s)" in verdict.reason
+    weather.touch()
+    assert (await judge(make(commands=(command,)), repository, head, {"bad": "1\n"})).kind is VerdictKind.FAILED
+
+
+async def test_what_the_target_failed_at_on_a_bad_day_excuses_nothing_when_it_is_over(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bad day lasted longer than a minute, so that it was believed, and something landed meanwhile."""
+    monkeypatch.setattr(baselines, "SURE_S", 0.0)
+    weather, runs = tmp_path / "fine-weather", tmp_path / "runs"
+    gate = make(commands=(f"echo run >> {runs}; test -f {weather} && test ! -f bad",))
+    first = work(repository, head, {"a": "1\n"})
+    assert (await gate.judge(head, first, [task()])).kind is VerdictKind.PASSED
+    runs.unlink()
+    assert (await judge(gate, repository, first, {"b": "1\n"})).kind is VerdictKind.PASSED
+    assert runs.read_text().count("run") == 2, "of what is known once more is enough"
+    weather.touch()
+    assert (await judge(gate, repository, first, {"bad": "1\n"})).kind is VerdictKind.FAILED
+    flaky = by_turns(tmp_path, *["exit 1"] * 4, then="true")
+    gate = make(commands=(flaky,))
+    assert (await judge(gate, repository, head, {"a": "1\n"})).kind is VerdictKind.PASSED
+    verdict = await judge(gate, repository, head, {"b": "1\n"})
+    assert verdict.kind is VerdictKind.PASSED, "a change is charged with what it fails at twice, here too"
+    assert "flaky" in verdict.notes[0]
+
+
+async def test_two_bad_moments_with_a_good_one_between_them_are_no_bad_day(
+    make: Callable[..., Gate], repository: Path, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather = tmp_path / "fine-weather"
+    weather.touch()
+    gate = make(commands=(f"test -f {weather} && test ! -f bad", "test ! -f ugly"))
+    clock = SystemClock()
+    monkeypatch.setattr(gate._baselines, "_clock", clock)
+    for at, fine, change, kind in (
+        (0.0, True, "a", VerdictKind.PASSED),
+        (0.0, False, "ugly", VerdictKind.BROKEN),
+        (30.0, True, "ugly", VerdictKind.FAILED),
+        (7200.0, False, "bad", VerdictKind.BROKEN),
+    ):
+        monkeypatch.setattr(clock, "monotonic", lambda at=at: at)
+        if fine:
+            weather.touch()
+        else:
+            weather.unlink(missing_ok=True)
+        assert (await judge(gate, repository, head, {change: "1\n"})).kind is kind
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_tests_that_could_not_run_for_a_while_run_again(
+    make: Callable[..., Gate],
+    repository: Path,
+    head: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
+) -> None:
+    """What they need was away for longer than a minute: the line stands meanwhile, and moves when it is back."""
+    monkeypatch.setattr(baselines, "SURE_S", 0.0)
+    service = tmp_path / "service"
+    service.touch()
+    needs = f"open({str(service)!r}).close()\n\n\ndef test_a():\n    pass\n"
+    base = work(repository, head, {"tests/test_price.py": needs})
+    change = work(repository, base, {"a.txt": "1\n"})
+    gate = make(python=sys.executable)
+    if known:
+        assert (await gate.judge(base, change, [task()])).kind is VerdictKind.PASSED
+    service.unlink()
+    for _ in range(2):
+        assert (await judge(gate, repository, base, {"b.txt": "1\n"})).kind is VerdictKind.BROKEN
+    service.touch()
+    assert (await judge(gate, repository, base, {"b.txt": "1\n"})).kind is VerdictKind.PASSED
+
+
+async def test_a_tool_that_changes_meanwhile_charges_nobody_with_what_the_target_has(
+    make: Callable[..., Gate], repository: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = work(repository, head, {"shop/old.py": "import os\n"})
+    gate = make(python=sys.executable)
+    assert (await judge(gate, repository, base, {"a.txt": "1\n"})).kind is VerdictKind.PASSED
+    identity = detect.file_identity
+    monkeypatch.setattr(detect, "file_identity", lambda path: f"{identity(path)} upgraded")
+    assert (await judge(gate, repository, base, {"b.txt": "1\n"})).kind is VerdictKind.PASSED
+
+
+async def test_an_offer_that_cannot_look_at_the_target_any_more_does_not_lose_what_it_saw_of_the_change(
+    make: Callable[..., Gate], repository: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, run = make(), PytestCheck.run
+    assert (await judge(gate, repository, head, {"a.txt": "1\n"})).kind is VerdictKind.PASSED
+
+    async def killed(self: PytestCheck, tree: Path, scratch: Path) -> CheckOutcome:
+        outcome = await run(self, tree, scratch)
+        where = "target-" if both is False else "-"
+        if where not in tree.name:
+            return outcome
+        return replace(outcome, status=CheckStatus.BROKEN, broken_by=BrokenBy.ENVIRONMENT, reason="killed")
+
+    monkeypatch.setattr(PytestCheck, "run", killed)
+    bad = work(repository, head, {"shop/price.py": PRICE.format("net")})
+    both = False
+    verdict = await gate.judge(head, bad, [task(role="autofix")])
+    assert (verdict.kind, verdict.broken_check) == (VerdictKind.BROKEN, "pytest")
+    both = True
+    verdict = await gate.judge(head, bad, [task(role="autofix")])
+    assert (verdict.kind, verdict.untested) == (VerdictKind.PASSED, "pytest (killed)")
 
 
 async def test_what_fails_once_on_the_target_excuses_nothing(
@@ -595,13 +717,3 @@ async def test_leftovers_are_swept(make: Callable[..., Gate], layout: Layout) ->
     await make().sweep()
     assert not (layout.state / "gate").exists()
     remove_tree(layout.state / "gate")
-
-
-def test_outcomes_are_remembered_whole_or_not_at_all() -> None:
-    outcome = CheckOutcome(
-        check="c", failures=frozenset({"a"}), seen=frozenset({"a", "b"}), status=CheckStatus.FAILED, took_s=1.5
-    )
-    assert decode_outcome(encode_outcome(outcome)) == outcome
-    for garbage in ("", "{}", "[]", '{"check": 1}', encode_outcome(outcome).replace("failed", "fine")):
-        assert decode_outcome(garbage) is None
-    assert outcome.broken_by is not BrokenBy.TREE

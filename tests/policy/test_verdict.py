@@ -241,7 +241,7 @@ def test_of_a_target_only_what_failed_twice_excuses() -> None:
     for by in BrokenBy:
         assert failed_twice(ran({"a"}, seen), broken(by)) == broken(by)
     no_test_ran = replace(ran({"t.py"}), none_ran="it could not be imported")
-    assert failed_twice(ran({"a"}, seen), no_test_ran).ran.status is CheckStatus.BROKEN
+    assert failed_twice(ran({"a"}, seen), no_test_ran) == failed_twice(no_test_ran, ran({"a"}, seen)) == no_test_ran
 
 
 MISSING = Unavailable(check="pytest", reason="it is not installed", remedy="install it")
