@@ -202,6 +202,8 @@ async def _asked(connection: UpstreamConnection, head: bytes, body: bytes, bare:
         else:
             connection.abort()
         raise
+    finally:
+        del answer  # it has the error that has this frame: a circle that only the collector of garbage would find
 
 
 @functools.lru_cache(maxsize=1024)

@@ -174,6 +174,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._break((isinstance(exc, OSError) and exc.strerror) or "the connection was closed")
         self._transport = self._socket = None
+        del self._parser  # which knows our methods: a circle that only the collector of garbage would find
         self._lost(self)
 
     # --------------------------------------------------------------------------------------------- called by the parser

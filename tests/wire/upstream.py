@@ -29,13 +29,15 @@ PATIENCE_S = 20.0
 """For what comes at once when it comes at all: a busy machine may stop for seconds."""
 
 
-def guarded(make: Callable[[], asyncio.AbstractEventLoop], work: Coroutine[Any, Any, None]) -> None:
+def guarded(
+    make: Callable[[], asyncio.AbstractEventLoop], work: Coroutine[Any, Any, None], *, most_s: float = 60.0
+) -> None:
     """Run ``work`` on a new loop. Fails for an exception that nobody caught and for a task that is left."""
     strays: list[dict[str, Any]] = []
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: strays.append(context))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(most_s):
             await work
         async with asyncio.timeout(PATIENCE_S):  # an upstream may learn of a connection when its client has left
             while asyncio.all_tasks() - {asyncio.current_task()}:  # noqa: ASYNC110 - no event announces it
