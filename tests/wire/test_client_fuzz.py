@@ -4,6 +4,7 @@ no hang, nothing left. ``WIRE_FUZZ`` says how many (default 3,000)."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -60,6 +61,10 @@ class Tampering:
         self.served: set[bytes] = set()
 
     async def __call__(self, talk: Talk) -> None:
+        with contextlib.closing(talk.writer):  # the client's end alone does not close it
+            await self._answer(talk)
+
+    async def _answer(self, talk: Talk) -> None:
         while request := await talk.request():
             target = request.split(b" ")[1]
             if target not in self.scripts:  # its caller was cancelled
