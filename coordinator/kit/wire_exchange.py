@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from coordinator.kit.wire import RawHeaders
     from coordinator.kit.wire_intake import WireIntake
-    from coordinator.kit.wire_request import HeadReader
+    from coordinator.kit.wire_request import RequestHead
 
 _log = logging.getLogger(__name__)
 
@@ -55,27 +55,26 @@ class Exchange:
     """
 
     __slots__ = (
-        "_index",
+        "_asked",
         "_left",
-        "_old",
+        "_unsent",
         "_wire",
         "body",
         "finished",
         "gone",
-        "headers",
         "keep",
-        "method",
+        "length",
         "note",
+        "notes",
         "on_gone",
         "sent_bytes",
-        "target",
         "task",
     )
 
-    def __init__(self, wire: WireIntake, head: HeadReader) -> None:
-        self._index = head.index
+    def __init__(self, wire: WireIntake, head: RequestHead, length: int) -> None:
+        self._asked = head
         self._left = _UNSTARTED
-        self._old = head.old
+        self._unsent = b""
         self._wire = wire
         self.body = b""
         """Whole when ``serve`` is called, empty before."""
@@ -83,19 +82,37 @@ class Exchange:
         """The answer is whole."""
         self.gone = False
         """The client hung up before the answer was whole, or was hung up on."""
-        self.headers: RawHeaders = head.headers
         self.keep = head.keep
         """Whether the connection may be used again."""
-        self.method = head.method
+        self.length = length
+        """Of the body, in bytes; -1: it is not known yet."""
         self.note: Any = None
         """The handler's own."""
+        self.notes = head.notes
+        """What was worked out of the request's head: still there when the client sends the same head again (but for its
+        length), so nothing else may be in it."""
         self.on_gone: Callable[[], bool] | None = None
         """Asked when the client hangs up while it is served. True: the handler goes on for others; else it is cancelled."""
         self.sent_bytes = 0
         """Bytes of the answer's body that were given to the transport."""
-        self.target = head.target
-        """As it was sent; of an absolute one, what follows the authority."""
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def headers(self) -> RawHeaders:
+        head, length = self._asked, self.length
+        if length == head.length:
+            return head.headers
+        said = b"%d" % length
+        return tuple((name, said if name.lower() == b"content-length" else value) for name, value in head.headers)
+
+    @property
+    def method(self) -> bytes:
+        return self._asked.method
+
+    @property
+    def target(self) -> bytes:
+        """As it was sent; of an absolute one, what follows the authority."""
+        return self._asked.target
 
     @property
     def peer(self) -> str:
@@ -114,21 +131,23 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes:
         """The first value of that name (given in lower case), or empty."""
-        return self._index.get(name, b"").rstrip(b" \t")
+        if name == b"content-length" and self.length != self._asked.length:
+            return b"%d" % self.length
+        return self._asked.index.get(name, b"").rstrip(b" \t")
 
     def start(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], *, reason: bytes = b"", length: int | None
     ) -> None:
         """Begin the answer. ``length`` in bytes; None when it is not known: chunked, or to the connection's end for HTTP/1.0.
 
-        The head is given to the transport at once; uvloop sends it in one call together with what follows in the same turn.
+        The head is sent together with what follows in the same turn of the loop, or at that turn's end.
         Fields of ``HOP_BY_HOP``, those that ``Connection`` names and ``Content-Length`` are left out of ``headers``.
         Raises ``ValueError`` for what is no head, before a byte of it is sent.
         """
         if self._left == _OVER:
             return
-        head = self._head(status, headers, reason, length)
-        self._wire.transport.write(head)
+        self._unsent = self._framed(status, headers, reason, length)
+        self._wire.soon(self._flush)
 
     def send(self, data: bytes) -> None:
         """Give more of the body to the transport, which buffers what the client does not take yet (see ``full``)."""
@@ -136,13 +155,18 @@ class Exchange:
         size = len(data)
         if left == _CHUNKED:
             if size > _JOINED_BYTES:
-                self._wire.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
+                self._wire.transport.writelines((b"%b%x\r\n" % (self._taken(), size), data, b"\r\n"))
             elif size:
-                self._wire.transport.write(b"%x\r\n%b\r\n" % (size, data))
+                self._wire.transport.write(b"%b%x\r\n%b\r\n" % (self._taken(), size, data))
         elif left >= size or left == _TO_THE_END:
             if left >= 0:
                 self._left = left - size
-            self._wire.transport.write(data)
+            if not self._unsent:
+                self._wire.transport.write(data)
+            elif size > _JOINED_BYTES:
+                self._wire.transport.writelines((self._taken(), data))
+            else:
+                self._wire.transport.write(self._taken() + data)
         elif left >= 0:
             self._wrong("longer")
             return
@@ -156,7 +180,7 @@ class Exchange:
         """End the body. The connection is kept for the next request, or closed, as the protocol says."""
         left = self._left
         if left == _CHUNKED:
-            self._wire.transport.write(b"0\r\n\r\n")
+            self._wire.transport.write(self._taken() + b"0\r\n\r\n")
         elif left > 0:
             self._wrong("shorter")
             return
@@ -164,6 +188,8 @@ class Exchange:
             raise RuntimeError("no answer was started")
         elif left == _OVER:
             return
+        elif self._unsent:
+            self._flush()
         self._left = _OVER
         self.finished = True
         self._wire.answered(self)
@@ -172,7 +198,7 @@ class Exchange:
         """A whole small answer in one write."""
         if self._left == _OVER:
             return
-        head = self._head(status, headers, reason, len(body))
+        head = self._framed(status, headers, reason, len(body))
         if self._left <= 0:
             self._wire.transport.write(head)
         elif len(body) <= _JOINED_BYTES:
@@ -190,6 +216,7 @@ class Exchange:
         connection's end is what ends the body: then only a reset can tell."""
         left = self._left
         if left != _OVER:
+            self._flush()
             self._left = _OVER
             self.gone = True
             self._wire.hang_up(reset=left == _TO_THE_END)
@@ -231,11 +258,21 @@ class Exchange:
         else:
             self.cut()
 
+    def _flush(self) -> None:
+        """Send the head, unless it went with a part of the body."""
+        if self._unsent and self._left != _OVER:
+            self._wire.transport.write(self._taken())
+
+    def _taken(self) -> bytes:
+        """The head, once."""
+        head, self._unsent = self._unsent, b""
+        return head
+
     def _wrong(self, how: str) -> None:
         _log.error("an answer was %s than its head had promised", how)
         self.cut()
 
-    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes, length: int | None) -> bytes:
+    def _framed(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes, length: int | None) -> bytes:
         """The head's bytes; from here on the answer is started."""
         if self._left != _UNSTARTED:
             raise RuntimeError("an answer was started before")
@@ -257,15 +294,15 @@ class Exchange:
         keep = self.keep and status >= 200 and not server.closing
         if length is None:
             left = _CHUNKED
-            if self._old and not bodiless:
+            if self._asked.old and not bodiless:
                 left, keep = _TO_THE_END, False
-            elif not bodiless and self.method != b"HEAD":
+            elif not bodiless and self._asked.method != b"HEAD":
                 parts += (b"\r\nTransfer-Encoding: ", b"chunked")
         else:
             left = length
             if not bodiless:
                 parts += (b"\r\nContent-Length: ", b"%d" % length)
-        if not keep or self._old:
+        if not keep or self._asked.old:
             parts += (b"\r\nConnection: ", b"keep-alive" if keep else b"close")
         ends = len(parts) + 3  # CR and LF each, before each pair and two times behind the last
         parts.append(b"\r\n\r\n")
@@ -273,7 +310,7 @@ class Exchange:
         if len(head) - len(head.translate(None, b"\r\n\0")) != ends:
             raise ValueError("a line of the answer's head has an end of its own")
         self.keep = keep
-        self._left = _NO_BODY if bodiless or self.method == b"HEAD" else left
+        self._left = _NO_BODY if bodiless or self._asked.method == b"HEAD" else left
         return head
 
 

@@ -170,6 +170,10 @@ class WireIntake(asyncio.Protocol):
     def on_room(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause, self._resume = pause, resume
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have it called at the end of the loop's turn."""
+        self._loop.call_soon(call)
+
     async def room(self) -> None:
         """Wait for ``full`` to end, or for the connection's end."""
         waiter = self._loop.create_future()
@@ -239,7 +243,7 @@ class WireIntake(asyncio.Protocol):
     def _begin(self, reader: HeadReader, rest: bytes) -> bytes:
         """The head is there: ask the handler. ``rest`` is what came behind it. Returns what is not used up of it."""
         need, came = reader.length, len(rest)
-        self._exchange = exchange = Exchange(self, reader)
+        self._exchange = exchange = Exchange(self, reader.head, need)
         self._state = _BODY
         if need > came + _DROPPED_BYTES or need == CHUNKED or (reader.expects and need > came):
             exchange.keep = False  # an answer now would leave too much to drop
@@ -255,7 +259,7 @@ class WireIntake(asyncio.Protocol):
             return b""
         reader.received = b""
         if not exchange.started:
-            exchange.keep = reader.keep
+            exchange.keep = reader.head.keep
             if need > allowed:
                 raise RequestRefused(413, "The body is too long.")
         if 0 <= need <= came:

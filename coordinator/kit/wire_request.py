@@ -3,11 +3,15 @@
 Owns one invariant: a request is understood as RFC 9112 has it or refused. llhttp reads it, in its strict mode; where llhttp is
 laxer than the RFC (tokens beside ``chunked``, other protocols, spaces in the request line, two hosts …) it is refused here.
 No connection, no waiting and no answer: that is ``wire_intake``.
+
+A client that keeps its connection sends one head again and again, with another length at most. Such a head is recognised by
+its bytes and not read anew: equal bytes mean what they meant before.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.kit.wire import FIELDS, HEAD_BYTES, RequestParser, WireError, WireUpgrade
 
@@ -18,6 +22,8 @@ CHUNKED: Final = -1
 """A body's length that only its end will tell."""
 
 _HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})(?=\r\n)", re.IGNORECASE)
+_LENGTH_DIGITS: Final = 18
 _CHUNKED_HEAD: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _HOST: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:[]%"
 _ONCE: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
@@ -39,53 +45,84 @@ class RequestRefused(Exception):
         self.status = status
 
 
-class HeadReader:
-    """Reads heads one after the other, and sees each body's bytes pass so that llhttp can tell where the next one begins.
+class RequestHead:
+    """One head as it is understood. ``index`` has the first value of each name, in lower case (llhttp leaves white space behind
+    values, and so does this); ``keep``: the client wants to go on; ``old``: HTTP/1.0; ``waits``: it waits for a 100 before it
+    sends a body, if it has one. ``target``: as it was sent; of an absolute one, what follows the authority.
 
-    What it read of the last head stands in its attributes: ``index`` has the first value of each name, in lower case (llhttp
-    leaves white space behind values, and so does this); ``length`` is the body's in bytes or ``CHUNKED``; ``old`` says
-    HTTP/1.0; ``keep`` that the client wants to go on; ``expects`` that it waits for a 100 before it sends its body; ``received``
-    is all that came from the head's beginning on.
+    The same object stands for the next request of the connection when its head is the same but for its length; ``length`` is
+    that of the first. ``notes`` are whoever's who works something out of the rest of the head alone.
     """
 
-    __slots__ = (
-        "_complete",
-        "_fields",
-        "_parser",
-        "_raw",
-        "_target",
-        "begun",
-        "expects",
-        "headers",
-        "index",
-        "keep",
-        "length",
-        "method",
-        "old",
-        "received",
-        "target",
-    )
+    __slots__ = ("headers", "index", "keep", "length", "method", "notes", "old", "target", "waits")
 
     def __init__(self) -> None:
-        self._complete = False
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._parser: RequestParser | None = None
-        self._raw = bytearray()
-        self._target = b""
-        self.begun = False
-        """A part of a head is there, but not all of it."""
-        self.expects = False
         self.headers: RawHeaders = ()
         self.index: dict[bytes, bytes] = {}
         self.keep = False
         self.length = 0
         self.method = b""
+        self.notes: dict[object, Any] = {}
         self.old = False
-        self.received: bytes | bytearray = b""
         self.target = b""
+        self.waits = False
+
+
+class HeadReader:
+    """Reads heads one after the other, and sees each body's bytes pass so that llhttp can tell where the next one begins.
+
+    What it read last stands in its attributes: ``head``; ``length`` is the body's in bytes or ``CHUNKED``; ``received`` is all
+    that came from the head's beginning on.
+    """
+
+    __slots__ = (
+        "_after",
+        "_before",
+        "_complete",
+        "_fields",
+        "_known",
+        "_keep",
+        "_method",
+        "_parser",
+        "_raw",
+        "_target",
+        "begun",
+        "head",
+        "length",
+        "received",
+    )
+
+    def __init__(self) -> None:
+        self._after = self._before = b""  # what stood around the last head's length; nothing before: no head is known
+        self._complete = False
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._keep = False
+        self._known = False  # the head was recognised: llhttp saw neither it nor its body
+        self._method = b""
+        self._parser: RequestParser | None = None
+        self._raw = bytearray()
+        self._target = b""
+        self.begun = False
+        """A part of a head is there, but not all of it."""
+        self.head = RequestHead()
+        self.length = 0
+        self.received: bytes | bytearray = b""
+
+    @property
+    def expects(self) -> bool:
+        """The client waits to be told to send the body."""
+        return self.head.waits and self.length != 0
 
     def read(self, data: bytes) -> bytes | None:
         """Returns what is behind the head, or None when it is not all there yet. Raises ``RequestRefused``."""
+        before = self._before
+        if before and data.startswith(before) and not self.begun:
+            end = self._recognised(data, len(before))
+            if end:
+                self._known = True
+                self.received = data
+                return data[end:]
+        self._known = False
         raw, seen = self._raw, 0
         if raw:
             seen = len(raw)
@@ -122,8 +159,19 @@ class HeadReader:
 
     def skip(self, data: bytes) -> None:
         """A piece of a body of known length. Raises ``RequestRefused`` should llhttp be of another mind about its length."""
-        if self._parser is not None:
+        if self._parser is not None and not self._known:
             self._feed(data)
+
+    def _recognised(self, data: bytes, at: int) -> int:
+        """Where the head ends that is the last one but for its length, which begins ``at``; 0: it is another one."""
+        end = data.find(b"\r", at, at + _LENGTH_DIGITS + 1)
+        if not data.startswith(self._after, end):
+            return 0
+        length = data[at:end]
+        if not length.isdigit():
+            return 0
+        self.length = int(length)
+        return end + len(self._after)
 
     def close(self) -> None:
         """No more will come."""
@@ -143,81 +191,53 @@ class HeadReader:
             status = 505 if str(error) in _OTHER_VERSIONS else 400
             raise RequestRefused(status, f"This is no HTTP/1.1: {error}.") from error
 
-    def _conclude(self, head: bytes) -> None:
+    def _conclude(self, raw: bytes) -> None:
         """The head is complete: see what it says."""
         fields, target, self._fields, self._target = self._fields, self._target, [], b""
         if not self._complete:
             raise RequestRefused(505, "This is no HTTP/1.1.")  # HTTP/2's opening; nothing else gets here
         self._complete = False
+        self._before = b""
         if len(fields) > FIELDS:
             raise RequestRefused(431, "The head has too many fields.")
-        line = self.method + b" " + target + b" HTTP/1."
-        if not head.startswith(line):
-            other = head.startswith((line[:-2], line[:-8] + b"\r\n"))
+        line = self._method + b" " + target + b" HTTP/1."
+        if not raw.startswith(line):
+            other = raw.startswith((line[:-2], line[:-8] + b"\r\n"))
             raise RequestRefused(505 if other else 400, "This is no HTTP/1.1.")
-        self.old = head[len(line)] == _ZERO
-        self.headers = tuple(fields)
-        self.index = index = {name.lower(): value for name, value in fields}
+        self.head = head = RequestHead()
+        head.method, head.keep, head.old = self._method, self._keep, raw[len(line)] == _ZERO
+        head.headers = tuple(fields)
+        head.index = index = {name.lower(): value for name, value in fields}
         if len(index) != len(fields):
-            self._repeated(index)
+            _see_repeated(head)
         host = index.get(b"host")
         if host is None:
-            if not self.old:
+            if not head.old:
                 raise RequestRefused(400, "HTTP/1.1 needs a Host field.")
         elif host.translate(None, _HOST) and host.rstrip(b" \t").translate(None, _HOST):
             raise RequestRefused(400, "The Host field names no host.")
-        self.target = target if target[0] == _SLASH and b"#" not in target else self._origin_form(target, host)
-        self.length = self._framed(index)
-        self.expects = b"expect" in index and self._expects(index)
+        head.target = target if target[0] == _SLASH and b"#" not in target else _origin_form(head.method, target, host)
+        self.length = head.length = self._framed(head)
+        head.waits = b"expect" in index and _waits(head)
+        if head.keep and (length := _LENGTH.search(raw)) is not None:
+            self._before, self._after = raw[: length.start(1)], raw[length.end(1) :]
 
-    def _repeated(self, index: dict[bytes, bytes]) -> None:
-        """The first of several values counts, unless only one may be."""
-        seen: set[bytes] = set()
-        for name, value in self.headers:
-            name = name.lower()
-            if name not in seen:
-                seen.add(name)
-                index[name] = value
-            elif name in _ONCE:
-                raise RequestRefused(400, f"There are two {name.decode()} fields.")
-
-    def _origin_form(self, target: bytes, host: bytes | None) -> bytes:
-        """The target as it would have been without scheme and authority."""
-        if self.method == b"CONNECT":
-            raise RequestRefused(501, "There are no tunnels here.")
-        if target == b"*" and self.method == b"OPTIONS":
-            return target
-        scheme, _, rest = target.partition(b"://")
-        authority = rest.partition(b"/")[0].partition(b"?")[0]
-        if scheme.lower() != b"http" or not host or authority.lower() != host.rstrip(b" \t").lower() or b"#" in rest:
-            raise RequestRefused(400, "The target is none of this server's.")
-        path = rest[len(authority) :]
-        return path if path[:1] == b"/" else b"/" + path
-
-    def _framed(self, index: dict[bytes, bytes]) -> int:
+    def _framed(self, head: RequestHead) -> int:
         """The length of the body. That there are not two framings, llhttp has seen to."""
-        length = index.get(b"content-length")
+        length = head.index.get(b"content-length")
         if length is not None:
-            if not length.rstrip(b" \t").isdigit() or b"transfer-encoding" in index:
+            if not length.rstrip(b" \t").isdigit() or b"transfer-encoding" in head.index:
                 raise RequestRefused(400, "The Content-Length is none.")
             return int(length)
-        coding = index.get(b"transfer-encoding")
+        coding = head.index.get(b"transfer-encoding")
         if coding is None:
             return 0
-        if self.old:
+        if head.old:
             raise RequestRefused(400, "HTTP/1.0 has no transfer codings.")
         if coding.rstrip(b" \t").lower() != b"chunked":
             raise RequestRefused(501, "The one transfer coding here is chunked.")
         self._parser = None  # a reader of its own does the rest
         return CHUNKED
-
-    def _expects(self, index: dict[bytes, bytes]) -> bool:
-        """Whether the client waits to be told to send the body."""
-        if self.old:
-            return False
-        if index[b"expect"].rstrip(b" \t").lower() != b"100-continue":
-            raise RequestRefused(417, "Nothing but 100-continue can be expected.")
-        return self.length != 0
 
     # --------------------------------------------------------------------------------------------- called by the parser
 
@@ -231,8 +251,43 @@ class HeadReader:
         parser = self._parser
         if parser is not None:
             self._complete = True
-            self.keep = parser.should_keep_alive()
-            self.method = parser.get_method()
+            self._keep = parser.should_keep_alive()
+            self._method = parser.get_method()
+
+
+def _see_repeated(head: RequestHead) -> None:
+    """The first of several values counts, unless only one may be."""
+    seen: set[bytes] = set()
+    for name, value in head.headers:
+        name = name.lower()
+        if name not in seen:
+            seen.add(name)
+            head.index[name] = value
+        elif name in _ONCE:
+            raise RequestRefused(400, f"There are two {name.decode()} fields.")
+
+
+def _origin_form(method: bytes, target: bytes, host: bytes | None) -> bytes:
+    """The target as it would have been without scheme and authority."""
+    if method == b"CONNECT":
+        raise RequestRefused(501, "There are no tunnels here.")
+    if target == b"*" and method == b"OPTIONS":
+        return target
+    scheme, _, rest = target.partition(b"://")
+    authority = rest.partition(b"/")[0].partition(b"?")[0]
+    if scheme.lower() != b"http" or not host or authority.lower() != host.rstrip(b" \t").lower() or b"#" in rest:
+        raise RequestRefused(400, "The target is none of this server's.")
+    path = rest[len(authority) :]
+    return path if path[:1] == b"/" else b"/" + path
+
+
+def _waits(head: RequestHead) -> bool:
+    """Whether the client waits to be told to send a body."""
+    if head.old:
+        return False
+    if head.index[b"expect"].rstrip(b" \t").lower() != b"100-continue":
+        raise RequestRefused(417, "Nothing but 100-continue can be expected.")
+    return True
 
 
 class SizedBody:
