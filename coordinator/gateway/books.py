@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway.dialect import Denial, Denied, Dialect
-from coordinator.policy.budget import NO_LIMIT, Budget, BudgetRefusal, Purse, Reservation
+from coordinator.policy.budget import NO_LIMIT, Budget, BudgetRefusal, Purse
 from coordinator.policy.pricing import cost_usd, worst_case_usd
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from coordinator.domain.settings import GatewaySettings
     from coordinator.domain.usage import TokenUsage
     from coordinator.gateway.calls import Call
+    from coordinator.policy.budget import Reservation
 
 STEP_TOKENS: Final = 512
 """Output that is set aside at a time while a stream goes on: a cent or so of the dearest models."""
@@ -69,18 +70,21 @@ class Books:
         self._ratios: dict[tuple[str, int], float] = {}
         self._settled = asyncio.Event()
 
+    def limits(self, call: Call) -> bool:
+        """Whether anything stands against what this call may cost."""
+        return (self._limited or call.who.budget_usd > 0) and call.dialect not in _FREE
+
     def hold(self, call: Call, price: Price | None, body_bytes: int, max_tokens: int) -> Hold | None:
         """Set aside what the call may cost: of a stream its input and a first step, else all of it. None: there is nothing to
         limit. Raises ``Denied``: 402, or 429 while other calls have set aside what it would need."""
-        budget = call.who.budget_usd
-        if (not budget and not self._limited) or call.dialect in _FREE:
+        if not self.limits(call):
             return None
         if price is None:
             said = (
                 f"a budget is set, and nobody has told what {call.model or 'this model'} costs: [[gateway.prices]] does"
             )
             raise Denied(Denial.OVER_BUDGET, said)
-        purse = self._purse(call.claim[0], budget)
+        purse = self._purse(call.claim[0], call.who.budget_usd)
         ratio = self._ratios.get(call.claim, _FIRST_RATIO)
         output = min(max_tokens, STEP_TOKENS) if call.stream else max_tokens
         wanted = worst_case_usd(body_bytes, output, price, tokens_per_byte=ratio)
@@ -123,9 +127,8 @@ class Books:
             hold.purse.settle(hold.reservation, call.cost_usd)
             self._stir()
         elif call.cost_usd:
-            purse = self._purse(call.claim[0], call.who.budget_usd)
-            purse.settle(Reservation(purse, 0), call.cost_usd)
-        if usage.prompt_tokens and body_bytes:
+            self._purse(call.claim[0], call.who.budget_usd).spend(call.cost_usd)
+        if hold is not None and usage.prompt_tokens and body_bytes:
             if len(self._ratios) >= _AGENTS:
                 self._ratios.clear()
             self._ratios[call.claim] = min(1.0, _MARGIN * usage.prompt_tokens / body_bytes)

@@ -184,7 +184,9 @@ class Calls:
             _forget_oldest(self._tallies)
 
     def end(self, call: Call) -> None:
-        """Once for each that began."""
+        """Once for each that began; it holds on to nothing from now on."""
+        call.over = True
+        call.exchange = call.task = call.leave = None
         claim = call.claim
         opened = self._open[claim]
         opened.discard(call)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from coordinator.gateway.calls import Call
-    from coordinator.gateway.dialect import Dialect
     from coordinator.gateway.dials import Dials
     from coordinator.gateway.echo import EchoAnswer
     from coordinator.gateway.meters import Meters
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from coordinator.kit.clock import Clock
     from coordinator.kit.stage import Stage
     from coordinator.kit.wire import RawHeaders
-    from coordinator.kit.wire_client import Answer
+    from coordinator.kit.wire_client import Answer, RequestLines
     from coordinator.policy.retry_budget import RetryBudget
 
 ERROR_BYTES: Final = 1024 * 1024
@@ -45,15 +44,12 @@ _PRELUDE_S: Final = 1.0
 _TRANSIENT: Final = frozenset({500, 502, 503, 504, 520, 522, 524, 529})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class UpRequest:
-    """What goes to an upstream that gets it in ``dialect``."""
+    """What goes to an upstream."""
 
     body: bytes
-    dialect: Dialect
-    headers: Sequence[tuple[bytes, bytes]]
-    method: bytes
-    target: bytes
+    head: RequestLines
 
 
 class Delivery(Protocol):
@@ -115,13 +111,16 @@ class Courier:
         ``AnswerCut`` when an answer broke off of which something was passed on."""
         until = call.began + self._dials.hold_s
         failures, last = 0, None
-        self._budget.note_request(self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._budget.note_request(now)
         while True:
-            station = self._next(call, stations, last)
-            try:
-                turn = await station.enter(call, until, self._inference)
-            except Shed as shed:
-                raise _shed(shed) from shed
+            station = stations[0] if len(stations) == 1 else self._next(call, stations, last)
+            turn = station.try_enter(call, now, self._inference)
+            if turn is None:
+                try:
+                    turn = await station.enter(call, until, self._inference)
+                except Shed as shed:
+                    raise _shed(shed) from shed
             try:
                 failure = await self._once(call, station, turn, delivery)
             finally:
@@ -138,11 +137,10 @@ class Courier:
             self._count(station, failure, len(stations) > 1)
             if failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY):
                 await self._clock.sleep(retry_pause_s(failures, self._chance(), _BASE_S, _LONGEST_S))
+            now = self._clock.monotonic()
 
     def _next(self, call: Call, stations: Sequence[Station], last: Station | None) -> Station:
         """The first that could take it at once and has not just failed; else the first that has not; else the first."""
-        if len(stations) == 1:
-            return stations[0]
         now = self._clock.monotonic()
         others = [station for station in stations if station is not last] or stations
         return next((station for station in others if station.stands_open(call.model, now)), others[0])
@@ -192,17 +190,19 @@ class Courier:
 
     async def _tried(self, call: Call, station: Station, turn: int, delivery: Delivery) -> Failure | None:
         request = delivery.request(station)
-        answer = await station.source.ask(request.method, request.target, request.headers, request.body)
+        answer = await station.source.ask(request.head, request.body)
         try:
             if answer.status >= 400:
                 return await self._refused(call, station, turn, answer)
-            if (await answer.peek(_PRELUDE_S)).startswith(_ERROR_FIRST):
+            if (answer.at_hand or await answer.peek(_PRELUDE_S)).startswith(_ERROR_FIRST):
                 raise FailedWithin("its stream began with an error")
             now = self._clock.monotonic()
             station.answered(call.model, now, turn)
-            if any(value == b"0" and b"emaining" in name for name, value in answer.headers):
-                fields = _fields(answer.headers)
-                station.limit.told(now, 0.0, used_up_s(fields, self._clock.now().timestamp()))
+            for name, value in answer.headers:
+                if value == b"0" and b"emaining" in name:
+                    fields = _fields(answer.headers)
+                    station.limit.told(now, 0.0, used_up_s(fields, self._clock.now().timestamp()))
+                    break
             self.heard(station, "")
             await delivery.take(station, answer)
             return None

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final
 from coordinator.domain.upstream import UpstreamKind
 from coordinator.domain.usage import TokenUsage
 from coordinator.gateway.books import LOOK_BYTES
-from coordinator.gateway.calls import CallEnding
+from coordinator.gateway.calls import NO_USAGE, CallEnding
 from coordinator.gateway.courier import UpRequest
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.gateway.routing import spoken
 from coordinator.gateway.translation import Translation
 from coordinator.gateway.usage_reader import usage_reader
-from coordinator.kit.wire import HOP_BY_HOP, field
+from coordinator.kit.wire import field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from coordinator.gateway.books import Books, Hold
     from coordinator.gateway.calls import Call
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from coordinator.gateway.station import Station
     from coordinator.gateway.usage_reader import UsageReader
     from coordinator.kit.clock import Clock
-    from coordinator.kit.wire_client import Answer
+    from coordinator.kit.wire_client import Answer, RequestLines
     from coordinator.kit.wire_exchange import Exchange
-
-Pairs = tuple[tuple[bytes, bytes], ...]
 
 _JSON: Final = b"application/json"
 _NO_RETRY: Final = (b"x-should-retry", b"false")
@@ -65,7 +63,7 @@ class RelayDelivery:
         self.begun = False
         self.flight: Flight | None = None
         self.hold: Hold | None = None
-        self.usage = TokenUsage()
+        self.usage = NO_USAGE
 
     def request(self, station: Station) -> UpRequest:
         call, exchange, kind = self._call, self._exchange, station.upstream.kind
@@ -76,23 +74,34 @@ class RelayDelivery:
             self._translation = Translation(exchange, call, way, self._body)
             return self._translation.request(station)
         self._translation = None
-        rest = self._rest.removeprefix(b"/v1") if kind is UpstreamKind.OPENAI else self._rest
-        return UpRequest(
-            body=with_model(exchange.body, self._alias, call.model.encode()) if self._alias else exchange.body,
-            dialect=call.dialect,
-            headers=station.upstream.up(exchange.headers),
-            method=exchange.method,
-            target=station.upstream.base + rest,
-        )
+        head: RequestLines | None = exchange.notes.get(station)
+        if head is None:
+            rest = self._rest.removeprefix(b"/v1") if kind is UpstreamKind.OPENAI else self._rest
+            upstream = station.upstream
+            head = station.source.head(exchange.method, upstream.base + rest, upstream.up(exchange.headers))
+            exchange.notes[station] = head
+        body = with_model(exchange.body, self._alias, call.model.encode()) if self._alias else exchange.body
+        return UpRequest(body=body, head=head)
 
     async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:
         call, translation = self._call, self._translation
-        self.account()
-        self._reader = reader = usage_reader(
-            call.dialect if translation is None else translation.dialect,
-            content_type=field(answer.headers, b"content-type"),
-            content_encoding=field(answer.headers, b"content-encoding"),
-        )
+        if self._reader is not None:
+            self.account()
+        kind = coding = b""
+        headers = answer.headers
+        named = False
+        for name, value in headers:
+            match len(name):
+                case 12 if not (named and kind):
+                    name = name.lower()
+                    if name == b"content-type":
+                        kind = kind or value
+                    else:
+                        named = named or name == b"x-request-id"
+                case 16 if name.lower() == b"content-encoding":
+                    coding = coding or value
+        dialect = call.dialect if translation is None else translation.dialect
+        self._reader = reader = usage_reader(dialect, content_type=kind, content_encoding=coding)
         call.first_at = self._clock.monotonic()
         tap = self._watched(reader, answer) if self.hold is not None and call.stream else reader.feed
         if translation is not None:
@@ -104,8 +113,8 @@ class RelayDelivery:
                 self.begun, call.status = True, 200
             return
         self.begun, call.status = True, answer.status
-        tap = self._watched(reader, answer) if self.hold is not None and call.stream else reader.feed
-        headers = self._down(answer.headers)
+        if not named:
+            headers = (*headers, (b"x-request-id", call.id.encode()))
         if self.flight is None:
             self._exchange.start(answer.status, headers, reason=answer.reason, length=answer.length)
             await answer.flow(self._exchange, tap)
@@ -117,7 +126,9 @@ class RelayDelivery:
         call, translation = self._call, self._translation
         call.status = failure.status
         call.retry_after_s = failure.after_s
-        headers, body = self._down(failure.headers), failure.body
+        headers, body = failure.headers, failure.body
+        if not field(headers, b"x-request-id"):
+            headers = (*headers, (b"x-request-id", call.id.encode()))
         if translation is not None:
             told = tuple(pair for pair in headers if pair[0].lower() in _WHEN_AGAIN)
             headers, body = (*translation.headers(_JSON), *told), translation.error(failure.status, body)
@@ -136,14 +147,16 @@ class RelayDelivery:
         reader, self._reader = self._reader, None
         if reader is None:
             return
-        self._call.between_events = self._stopped or reader.between_events
+        call = self._call
+        if call.stream:
+            call.between_events = self._stopped or reader.between_events
         reader.end()
         usage = reader.usage
         if reader.estimated:
-            self._call.estimated = True
+            call.estimated = True
             if not usage.prompt_tokens:
                 usage = usage + TokenUsage(input_tokens=len(self._body) // _BYTES_PER_TOKEN)
-        self.usage = self.usage + usage
+        self.usage = usage if self.usage is NO_USAGE else self.usage + usage
 
     def _watched(self, reader: UsageReader, answer: Answer | EchoAnswer) -> Callable[[bytes], None]:
         """A stream that is cut when nothing is left to pay for it."""
@@ -168,13 +181,6 @@ class RelayDelivery:
             self._stopped = True
             (self.flight or self._exchange).send(data[: max(ends)])
             answer.close()
-
-    def _down(self, headers: Iterable[tuple[bytes, bytes]]) -> Pairs:
-        """Everything but what speaks of the upstream's connection; with a name for the call, unless the upstream gave it one."""
-        kept = tuple(pair for pair in headers if pair[0].lower() not in HOP_BY_HOP)
-        if any(name.lower() == b"x-request-id" for name, _ in kept):
-            return kept
-        return (*kept, (b"x-request-id", self._call.id.encode()))
 
 
 def with_model(body: bytes, asked: bytes, meant: bytes) -> bytes:

@@ -42,6 +42,8 @@ class Family(enum.Enum):
 class Dialect(enum.StrEnum):
     """One kind of request."""
 
+    __hash__ = str.__hash__  # several tables a call are asked with one of these, and an enum's own is Python
+
     ANTHROPIC_COUNT = "anthropic-count"
     ANTHROPIC_MESSAGES = "anthropic-messages"
     GOOGLE_COUNT = "google-count"

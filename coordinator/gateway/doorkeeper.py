@@ -6,11 +6,13 @@ machine's, and no path outside of a short list. What a path means in a protocol 
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from coordinator.gateway.calls import Call
 from coordinator.gateway.dialect import Denial, Denied, Dialect, dialect_of
+from coordinator.gateway.endings import revoked
 from coordinator.gateway.keys import split_path
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from coordinator.gateway.claimant import Claimant
     from coordinator.gateway.keys import Claim, ClaimKeys
     from coordinator.kit.clock import Clock
-    from coordinator.kit.wire_exchange import Exchange
 
 END: Final = b"/end"
 """Below an attempt's address: its own key is to be good for nothing any more."""
@@ -30,6 +31,9 @@ _LOCAL: Final = re.compile(rb"(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?", r
 _KEY_IN_PATH: Final = re.compile(rb"/keys/([^/?#]+)(/[^#]*)")
 _KNOWN: Final = 4096
 """Addresses and keys that are remembered once they were understood."""
+SESSION: Final = b"x-claude-code-session-id"
+_NAME_BYTES: Final = 64
+"""Of a call's id that its caller gives."""
 
 KEY_FIELDS: Final = (b"x-api-key", b"authorization", b"x-goog-api-key", b"api-key")
 
@@ -47,10 +51,30 @@ class CallAddress:
         self.rest = rest
 
 
+class Caller:
+    """What a request's head tells of who calls: worked out once for heads that are the same. ``session``: what belongs
+    together; ``coding``: how the body is packed."""
+
+    __slots__ = ("address", "claim", "coding", "session")
+
+    def __init__(self, address: CallAddress, claim: Claim, asker: Asker) -> None:
+        self.address = address
+        self.claim = claim
+        self.coding = asker.header(b"content-encoding")
+        self.session = asker.header(SESSION) or repr(claim).encode()
+
+
+class Asker(Protocol):
+    """A request, as far as its head tells who asks."""
+
+    def header(self, name: bytes) -> bytes: ...
+
+
 class Doorkeeper:
     """``who`` tells of an attempt that may call (None: it may not); it is asked for each call and has to be quick.
 
-    ``hosts`` are further names that this gateway may be called by, when it was told to listen elsewhere.
+    ``calls_per_agent`` may be under way at once. ``hosts`` are further names that this gateway may be called by, when it was
+    told to listen elsewhere.
     """
 
     def __init__(
@@ -59,13 +83,17 @@ class Doorkeeper:
         calls: Calls,
         clock: Clock,
         *,
+        calls_per_agent: int,
         hosts: frozenset[bytes] = frozenset(),
         who: Callable[[str, int], Claimant | None],
     ) -> None:
         self._keys = keys
         self._calls = calls
+        self._calls_per_agent = calls_per_agent
         self._clock = clock
         self._hosts = hosts
+        self._numbers = itertools.count(1)
+        self._prefix = f"{int(clock.now().timestamp()):x}"
         self._who = who
         self._addresses: dict[tuple[bytes, bytes], CallAddress] = {}
         self._claims: dict[bytes, Claim] = {}
@@ -81,11 +109,11 @@ class Doorkeeper:
             self._addresses[method, target] = found
         return found
 
-    def check_host(self, exchange: Exchange) -> None:
+    def check_host(self, asker: Asker) -> None:
         """Raises ``Denied``."""
-        if exchange.header(b"origin"):
+        if asker.header(b"origin"):
             raise Denied(Denial.NOT_ALLOWED, "web pages may not call models here")
-        host = exchange.header(b"host")
+        host = asker.header(b"host")
         if host in self._names:
             return
         name = host.rpartition(b":")[0] if host.rpartition(b":")[2].isdigit() else host
@@ -94,19 +122,18 @@ class Doorkeeper:
         if len(self._names) < _KNOWN:
             self._names.add(host)
 
-    def claim(self, address: CallAddress, exchange: Exchange) -> Claim:
+    def claim(self, address: CallAddress, asker: Asker) -> Claim:
         """Whose key was shown. Raises ``Denied``."""
-        shown = self._shown(address, exchange)
+        shown = self._shown(address, asker)
         if shown is None:
             raise Denied(Denial.NO_KEY, "this is no key of an agent; the one it was started with is")
         if address.claim is not None and shown != address.claim:
             raise Denied(Denial.NOT_ALLOWED, "the key is another agent's than the address")
         return shown
 
-    def admit(self, address: CallAddress, exchange: Exchange) -> Call:
+    def admit(self, address: CallAddress, claim: Claim, asker: Asker) -> Call:
         """A call that may begin. Raises ``Denied``."""
         assert address.dialect is not None  # a model's call
-        claim = self.claim(address, exchange)
         task, generation = claim
         if self._calls.is_revoked(claim):
             raise Denied(Denial.NOT_ALLOWED, revoked(claim))
@@ -115,13 +142,23 @@ class Doorkeeper:
             raise Denied(Denial.NOT_ALLOWED, f"attempt {generation} at {task} is over or was never begun")
         if self._calls.closing:
             raise Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
-        return Call(claim, who, address.dialect, address.path, self._clock.monotonic())
+        call = Call(claim, who, address.dialect, address.path, self._clock.monotonic())
+        given = asker.header(b"x-request-id")
+        own = not given or len(given) > _NAME_BYTES or not given.isalnum()
+        call.id = f"{self._prefix}-{next(self._numbers):x}" if own else given.decode()
+        return call
 
-    def _shown(self, address: CallAddress, exchange: Exchange) -> Claim | None:
+    def check_share(self, call: Call) -> None:
+        """Of a call that is under way: whether its agent has not too many. Raises ``Denied``."""
+        if self._calls.number(call.claim) > self._calls_per_agent:
+            said = f"{self._calls_per_agent} calls of this agent are under way already"
+            raise Denied(Denial.LIMITED, said, retry_after_s=1.0)
+
+    def _shown(self, address: CallAddress, asker: Asker) -> Claim | None:
         if address.key:
             return self._claim_of(address.key)
         for name in KEY_FIELDS:
-            key = exchange.header(name)
+            key = asker.header(name)
             if key:
                 if name == b"authorization":
                     scheme, _, token = key.partition(b" ")
@@ -140,11 +177,6 @@ class Doorkeeper:
                     self._claims.clear()
                 self._claims[key] = claim
         return claim
-
-
-def revoked(claim: Claim) -> str:
-    task, generation = claim
-    return f"the key of attempt {generation} at {task} was revoked: the attempt was stopped or is over"
 
 
 def _read_address(method: bytes, target: bytes) -> CallAddress:

@@ -12,6 +12,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.kit.wire_client import RequestLines
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
@@ -36,14 +38,15 @@ class EchoOrigin:
         self._word_s = word_s
         self._output_tokens = output_tokens
 
-    async def ask(
-        self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> EchoAnswer:
-        """Never raises ``NotReached``."""
+    def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> RequestLines:
         del headers
+        return RequestLines(method, target, b"", b"")
+
+    async def ask(self, head: RequestLines, body: bytes) -> EchoAnswer:
+        """Never raises ``NotReached``."""
         await asyncio.sleep(self._delay_s)
-        path = target.partition(b"?")[0]
-        if method == b"GET" and path.endswith(b"/models"):
+        path = head.target.partition(b"?")[0]
+        if head.method == b"GET" and path.endswith(b"/models"):
             return EchoAnswer(200, [_dumps({"object": "list", "data": [_model()]})], _JSON)
         try:
             asked = json.loads(body)
@@ -88,6 +91,10 @@ class EchoAnswer:
         self.length = sum(map(len, pieces)) if kind is _JSON else None
         self._pieces = pieces
         self._pause_s = pause_s
+
+    @property
+    def at_hand(self) -> bytes:
+        return self._pieces[0] if self._pieces else b""
 
     async def peek(self, patience_s: float) -> bytes:
         del patience_s

@@ -103,7 +103,14 @@ class Engine:
         self._aftermath = Aftermath(clock, self.meters, order.tell)
         self._pacing = Pacing(dials, clock)
         self._prices = Prices(settings)
-        self._doorkeeper = Doorkeeper(ClaimKeys(order.secret), calls, clock, hosts=_names(settings.host), who=order.who)
+        self._doorkeeper = Doorkeeper(
+            ClaimKeys(order.secret),
+            calls,
+            clock,
+            calls_per_agent=settings.calls_per_agent,
+            hosts=_names(settings.host),
+            who=order.who,
+        )
         budget = RetryBudget(clock.monotonic(), share=settings.retry_share)
         self._courier = Courier(dials, clock, self.inference, self.meters, budget, random.random)
         self._courier.heard = self._heard

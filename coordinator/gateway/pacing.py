@@ -38,15 +38,29 @@ class Pacing:
         self._fleet = TokenBucket(rate, max(1.0, rate * _BURST_S), self._clock.monotonic()) if rate else None
         self._agents.clear()
 
+    @property
+    def paces(self) -> bool:
+        """Whether anybody may have to wait."""
+        return self._fleet is not None or self._dials.agent_calls_per_s > 0
+
     async def wait(self, call: Call) -> None:
-        """Until the call may begin. Raises ``Denied``."""
-        if self._fleet is None and not self._dials.agent_calls_per_s:
-            return
-        for bucket, whose in ((self._bucket(call.claim), "this agent"), (self._fleet, "all agents together")):
-            while bucket is not None and (wait_s := bucket.take(1.0, self._clock.monotonic())):
-                if self._clock.monotonic() + wait_s > call.began + self._dials.hold_s:
-                    raise Denied(Denial.LIMITED, f"{whose} may not begin more calls for now", retry_after_s=wait_s)
-                await self._clock.sleep(wait_s)
+        """Until the call may begin. Raises ``Denied``; then, and when it is cancelled, nobody was counted."""
+        own = self._bucket(call.claim)
+        if own is not None:
+            await self._taken(own, call, "this agent")
+        try:
+            if self._fleet is not None:
+                await self._taken(self._fleet, call, "all agents together")
+        except BaseException:
+            if own is not None:
+                own.give_back(1.0)
+            raise
+
+    async def _taken(self, bucket: TokenBucket, call: Call, whose: str) -> None:
+        while wait_s := bucket.take(1.0, self._clock.monotonic()):
+            if self._clock.monotonic() + wait_s > call.began + self._dials.hold_s:
+                raise Denied(Denial.LIMITED, f"{whose} may not begin more calls for now", retry_after_s=wait_s)
+            await self._clock.sleep(wait_s)
 
     def _bucket(self, claim: Claim) -> TokenBucket | None:
         rate = self._dials.agent_calls_per_s

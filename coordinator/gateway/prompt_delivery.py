@@ -115,10 +115,7 @@ class PromptDelivery:
             fields.append((b"anthropic-version", b"2023-06-01"))
         return UpRequest(
             body=body,
-            dialect=self._dialect,
-            headers=station.upstream.up(fields),
-            method=b"POST",
-            target=station.upstream.base + path,
+            head=station.source.head(b"POST", station.upstream.base + path, station.upstream.up(fields)),
         )
 
     async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:

@@ -8,16 +8,16 @@ the ``courier``'s, as for any other call. What agents send in their own protocol
 from __future__ import annotations
 
 import asyncio
-import itertools
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.errors import BadInput, Shed, ShedReason
 from coordinator.domain.meter import Meter, MeterKind
 from coordinator.gateway import fast_json
 from coordinator.gateway.calls import NO_USAGE, CallEnding
 from coordinator.gateway.dialect import Denial, Denied, Dialect, not_called
-from coordinator.gateway.doorkeeper import CallAddress, revoked
+from coordinator.gateway.doorkeeper import CallAddress
+from coordinator.gateway.endings import ending_of, why_cut
 from coordinator.gateway.meters import Histogram
 from coordinator.gateway.prompt import question_of, read_prompt
 from coordinator.gateway.prompt_course import PromptCourse, refuse, refuse_input
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from coordinator.gateway.retrieval import Retrieval
     from coordinator.kit.clock import Clock
     from coordinator.kit.http import PageExchange
-    from coordinator.kit.wire_exchange import Exchange
 
 INFER: Final = b"/v1/infer"
 DEADLINE_S: Final = 600.0
@@ -65,14 +64,6 @@ _FRAME_BYTES: Final = 256
 _SCORED_CHARS: Final = 64 * 1024
 """Of a prompt; what stands beyond does not make it harder."""
 _STAGE_S: Final = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_ENDINGS: Final[Mapping[Denial, CallEnding]] = {
-    Denial.LIMITED: CallEnding.LIMITED,
-    Denial.OVERLOADED: CallEnding.SHED,
-    Denial.OVER_BUDGET: CallEnding.BUDGET,
-    Denial.STOPPING: CallEnding.STOPPED,
-    Denial.TOO_LATE: CallEnding.LATE,
-    Denial.UNREACHED: CallEnding.UNREACHED,
-}
 _TOLD: Final[Mapping[ShedReason, Denial]] = {
     ShedReason.CLOSED: Denial.STOPPING,
     ShedReason.FULL: Denial.OVERLOADED,
@@ -109,9 +100,7 @@ class PromptLane:
             name: Stage(name, width=WIDTHS[name], room=room, promote_s=settings.promote_s)
             for name, room in ROOMS.items()
         }
-        self._numbers = itertools.count(1)
         self._pacing = pacing
-        self._prefix = f"{int(clock.now().timestamp()):x}"
         self._prices = prices
         self._retrieval = retrieval
         self._routes = routes
@@ -163,11 +152,9 @@ class PromptLane:
                 raise
             call.task.uncancel()
             call.ending = call.cut_for
-            await _say(refuse(page, _why_cut(call), call))
+            await _say(refuse(page, why_cut(call), call))
         finally:
             call.bytes_down = page.sent_bytes
-            call.over = True
-            call.task = None
             self._calls.end(call)
             self._aftermath.add(call)
 
@@ -183,7 +170,7 @@ class PromptLane:
             call.ending = CallEnding.SERVED  # with what the upstream had to say
             await _say(refuse(page, refused, call))
         except Denied as denied:
-            call.ending = _ENDINGS.get(denied.denial, CallEnding.REFUSED)
+            call.ending = ending_of(denied)
             await _say(refuse(page, denied, call))
         except AnswerCut as cut:
             call.ending = CallEnding.BROKEN
@@ -196,11 +183,7 @@ class PromptLane:
         if named.path != INFER:
             raise not_called(b"POST", named.rest)
         address = CallAddress(named.claim, named.key, Dialect.OPENAI_CHAT, named.path, named.rest)
-        call = self._doorkeeper.admit(address, cast("Exchange", page))  # of which only ``header`` is asked
-        given = page.header(b"x-request-id")
-        own = f"{self._prefix}-p{next(self._numbers):x}"
-        call.id = given.decode() if 0 < len(given) <= 64 and given.isalnum() else own
-        return call
+        return self._doorkeeper.admit(address, self._doorkeeper.claim(address, page), page)
 
     async def _within_deadline(self, page: PageExchange, call: Call, body: bytes) -> None:
         """Raises ``BadInput``, and ``Denied`` when the time is up."""
@@ -208,9 +191,7 @@ class PromptLane:
         prompt = read_prompt(body)
         call.lane = call.who.lane if prompt.lane is None else prompt.lane
         call.stream = prompt.stream
-        if self._calls.number(call.claim) > self._settings.calls_per_agent:
-            said = f"{self._settings.calls_per_agent} calls of this agent are under way already"
-            raise Denied(Denial.LIMITED, said, retry_after_s=1.0)
+        self._doorkeeper.check_share(call)
         deadline_s = prompt.deadline_s or DEADLINE_S
         until = asyncio.get_running_loop().time() + deadline_s
         course = PromptCourse(page, call, prompt, self._clock, until)
@@ -246,8 +227,7 @@ class PromptLane:
         """With a chair. Raises ``Denied`` when there is none in time."""
         door = self._doors[name]
         try:
-            if not door.try_enter(course.call.lane):
-                await door.enter(course.call.lane, course.until).__aenter__()
+            await door.take(course.call.lane, course.until)
         except Shed as shed:
             said = f"no room for this prompt at the stage {name}: {shed.why}"
             raise Denied(_TOLD[shed.why], said, retry_after_s=shed.after_s) from shed
@@ -368,15 +348,3 @@ async def _say(refusal: Coroutine[None, None, None]) -> None:
     """To a client that may have stopped reading. Raises ``TimeoutError``: it is hung up on then."""
     async with asyncio.timeout(_FAREWELL_S):
         await refusal
-
-
-def _why_cut(call: Call) -> Denied:
-    match call.cut_for:
-        case CallEnding.REVOKED:
-            return Denied(Denial.NOT_ALLOWED, revoked(call.claim))
-        case CallEnding.BUDGET:
-            return Denied(Denial.OVER_BUDGET, "nothing is left of the budget for the rest of this answer")
-        case CallEnding.LATE:
-            return Denied(Denial.TOO_LATE, f"{call.upstream} stood still for too long")
-        case _:
-            return Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)

@@ -7,8 +7,6 @@ outlives it: who hangs up, is revoked or is cut off ends the upstream's part wit
 from __future__ import annotations
 
 import asyncio
-import itertools
-import time
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.upstream import UpstreamKind
@@ -16,8 +14,9 @@ from coordinator.gateway import fast_json
 from coordinator.gateway.calls import NO_USAGE, Call, CallEnding
 from coordinator.gateway.delivery import RelayDelivery
 from coordinator.gateway.dialect import Denial, Denied, Dialect, not_called, refusal_event, refusal_reply
-from coordinator.gateway.doorkeeper import END, revoked
+from coordinator.gateway.doorkeeper import END, Caller
 from coordinator.gateway.echo import last_text
+from coordinator.gateway.endings import ending_of, why_cut
 from coordinator.gateway.envelope import plain_body, read_envelope, why_unread
 from coordinator.gateway.prompt import appended
 from coordinator.gateway.routing import spoken
@@ -26,7 +25,7 @@ from coordinator.kit.wire import AnswerCut
 from coordinator.kit.wire_server import HandOver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from coordinator.domain.price import Price
     from coordinator.domain.settings import GatewaySettings
@@ -44,21 +43,11 @@ if TYPE_CHECKING:
     from coordinator.kit.clock import Clock
     from coordinator.kit.wire_server import Exchange
 
-SESSION: Final = b"x-claude-code-session-id"
 HELD_BYTES: Final = 512 * 1024 * 1024
 """All request bodies held at one time."""
 UNSAID_TOKENS: Final = 32_000
 """What a request that names no maximum may generate."""
 PAGES: Final = frozenset({b"/health", b"/ready", b"/metrics", b"/v1/infer"})
-
-_ENDINGS: Final[Mapping[Denial, CallEnding]] = {
-    Denial.LIMITED: CallEnding.LIMITED,
-    Denial.OVERLOADED: CallEnding.SHED,
-    Denial.OVER_BUDGET: CallEnding.BUDGET,
-    Denial.STOPPING: CallEnding.STOPPED,
-    Denial.TOO_LATE: CallEnding.LATE,
-    Denial.UNREACHED: CallEnding.UNREACHED,
-}
 
 
 class Relay:
@@ -90,10 +79,8 @@ class Relay:
         self._dials = dials
         self._doorkeeper = doorkeeper
         self._held_bytes = 0
-        self._numbers = itertools.count(1)
         self._pacing = pacing
         self._pages = HandOver(factory=pages)
-        self._prefix = f"{int(time.time()):x}"
         self._prices = prices
         self._retrieval = retrieval
         self._revoke = revoke
@@ -104,21 +91,23 @@ class Relay:
     # -- who is calling ----------------------------------------------------------------------------------------------
 
     def admit(self, exchange: Exchange) -> int | HandOver:
-        address = self._doorkeeper.address(exchange.method, exchange.target)
+        keeper, most = self._doorkeeper, self._settings.body_bytes
+        caller: Caller | None = exchange.notes.get(Caller)
+        address = keeper.address(exchange.method, exchange.target) if caller is None else caller.address
         try:
-            self._doorkeeper.check_host(exchange)
-            if address.dialect is None:
-                return self._other(exchange, address)
-            exchange.note = self._doorkeeper.admit(address, exchange)
-            said = exchange.header(b"content-length")
-            if said.isdigit() and int(said) > self._settings.body_bytes:
-                most = f"a request has {self._settings.body_bytes // 2**20} MiB at most ([gateway] body_bytes)"
-                raise Denied(Denial.TOO_LARGE, most)
+            if caller is None:
+                keeper.check_host(exchange)
+                if address.dialect is None:
+                    return self._other(exchange, address)
+                caller = exchange.notes[Caller] = Caller(address, keeper.claim(address, exchange), exchange)
+            exchange.note = keeper.admit(address, caller.claim, exchange)
+            if exchange.length > most:
+                raise Denied(Denial.TOO_LARGE, f"a request has {most // 2**20} MiB at most ([gateway] body_bytes)")
         except Denied as denied:
             status, headers, body = refusal_reply(address.dialect, denied)
             exchange.reply(status, headers, body)
             return 0
-        return self._settings.body_bytes
+        return most
 
     def _other(self, exchange: Exchange, address: CallAddress) -> int | HandOver:
         """What is no model's call. Raises ``Denied``."""
@@ -138,10 +127,6 @@ class Relay:
         call.exchange = exchange
         call.task = exchange.task
         call.bytes_up = len(exchange.body)
-        given = exchange.header(b"x-request-id")
-        call.id = (
-            given.decode() if 0 < len(given) <= 64 and given.isalnum() else f"{self._prefix}-{next(self._numbers):x}"
-        )
         self._held_bytes += call.bytes_up
         self._calls.begin(call)
         exchange.on_gone = lambda: call.leave is not None and call.leave(CallEnding.LEFT)
@@ -168,44 +153,41 @@ class Relay:
 
     def _end(self, call: Call, exchange: Exchange) -> None:
         """Tell of it, once."""
-        if call.over:
-            return
-        call.over = True
-        call.bytes_down = exchange.sent_bytes
-        call.exchange = call.task = call.leave = None
-        self._calls.end(call)
-        self._aftermath.add(call)
+        if not call.over:
+            call.bytes_down = exchange.sent_bytes
+            self._calls.end(call)
+            self._aftermath.add(call)
 
     async def _carry(self, exchange: Exchange, call: Call) -> None:
-        if self._calls.number(call.claim) > self._settings.calls_per_agent:
-            said = f"{self._settings.calls_per_agent} calls of this agent are under way already"
-            raise Denied(Denial.LIMITED, said, retry_after_s=1.0)
+        self._doorkeeper.check_share(call)
         if self._held_bytes > HELD_BYTES:
             raise Denied(Denial.OVERLOADED, "too many large requests at one time; try again", retry_after_s=1.0)
-        address = self._doorkeeper.address(exchange.method, exchange.target)
-        body = plain_body(exchange.body, exchange.header(b"content-encoding"))
-        envelope = read_envelope(call.dialect, address.rest, body)
+        caller: Caller = exchange.notes[Caller]
+        rest, body = caller.address.rest, exchange.body
+        if caller.coding:
+            body = plain_body(body, caller.coding)
+        envelope = read_envelope(call.dialect, rest, body)
         if envelope is None:
             raise Denied(Denial.BAD_REQUEST, why_unread(body))
         if call.who.retrieve and self._retrieval is not None and body is exchange.body:
             body = exchange.body = await self._with_passages(call, body)
         call.model = self._routes.model(envelope.model)
         call.stream = envelope.stream
-        session = exchange.header(SESSION) or repr(call.claim).encode()
-        stations = self._stations(exchange, call, session)
-        price = self._price(call, stations)
-        delivery = RelayDelivery(
-            exchange, call, address.rest, body, self._clock, self._books, alias_of(envelope.model, call.model)
-        )
+        stations = self._stations(exchange, call, caller.session)
+        price = self._prices.of(stations[0], call.model)
+        alias = alias_of(envelope.model, call.model)
+        delivery = RelayDelivery(exchange, call, rest, body, self._clock, self._books, alias)
         question = None
         if spoken(stations[0].upstream.kind, call.dialect) is call.dialect:
-            question = self.sharing.question(call, exchange, stations[0], address.rest, session)
+            question = self.sharing.question(call, exchange, stations[0], rest, caller.session)
             if question is not None and await self.sharing.joined(call, exchange, question):
                 return
-        most = (envelope.max_tokens or UNSAID_TOKENS) * envelope.choices
-        delivery.hold = await self._books.held(call, price, len(body), most, self._dials.hold_s)
+        if self._books.limits(call):
+            most = (envelope.max_tokens or UNSAID_TOKENS) * envelope.choices
+            delivery.hold = await self._books.held(call, price, len(body), most, self._dials.hold_s)
         try:
-            await self._pacing.wait(call)
+            if self._pacing.paces:
+                await self._pacing.wait(call)
             if question is not None:
                 self.sharing.lead(call, exchange, question, delivery, price)
             await self._courier.carry(call, stations, delivery)
@@ -225,7 +207,9 @@ class Relay:
 
     def _price(self, call: Call, stations: Sequence[Station]) -> Price | None:
         """Of where it was answered last, or else will be asked first."""
-        station = next((one for one in stations if one.name == call.upstream), stations[0])
+        station = stations[0]
+        if call.upstream != station.name:
+            station = next((one for one in stations if one.name == call.upstream), station)
         return self._prices.of(station, call.model)
 
     async def _with_passages(self, call: Call, body: bytes) -> bytes:
@@ -247,7 +231,7 @@ class Relay:
         return stations
 
     def _deny(self, exchange: Exchange, call: Call, denied: Denied) -> None:
-        call.ending = _ENDINGS.get(denied.denial, CallEnding.REFUSED)
+        call.ending = ending_of(denied)
         if exchange.started:
             if call.between_events:  # after half an event it would be taken for its rest
                 exchange.send(refusal_event(call.dialect, denied))
@@ -259,24 +243,15 @@ class Relay:
         exchange.reply(status, (*headers, (b"x-request-id", call.id.encode())), body)
 
     def _was_cut(self, exchange: Exchange, call: Call) -> None:
-        """It was ended from outside, or its client hung up. Who has no answer yet gets one; who has half of one sees it
-        break off, in a stream after a word why."""
-        match call.cut_for:
-            case None:
-                call.ending = CallEnding.LEFT
-                return
-            case CallEnding.REVOKED:
-                denied = Denied(Denial.NOT_ALLOWED, revoked(call.claim))
-            case CallEnding.BUDGET:
-                denied = Denied(Denial.OVER_BUDGET, "nothing is left of the budget for the rest of this answer")
-            case CallEnding.LATE:
-                denied = Denied(Denial.TOO_LATE, f"{call.upstream} stood still for too long")
-            case _:
-                denied = Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
+        """It was ended from outside, or its client hung up. Who has no answer yet gets one; who has half of one sees it break
+        off, and hears why where that is its budget's end."""
+        if call.cut_for is None:
+            call.ending = CallEnding.LEFT
+            return
         if exchange.started and call.cut_for is not CallEnding.BUDGET:
             exchange.cut()
         else:
-            self._deny(exchange, call, denied)
+            self._deny(exchange, call, why_cut(call))
         call.ending = call.cut_for
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.echo import EchoAnswer
     from coordinator.gateway.upstream import Upstream
     from coordinator.kit.clock import Clock
-    from coordinator.kit.wire_client import Answer
+    from coordinator.kit.wire_client import Answer, RequestLines
 
 MODELS: Final = 200
 """Breakers of one upstream. Of models beyond that, the one that was asked for longest ago is forgotten."""
@@ -41,9 +41,9 @@ _LOCAL_TICK_S: Final = 1.0
 class Source(Protocol):
     """What answers: the wire's ``Origin``, or the embedded echo."""
 
-    async def ask(
-        self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> Answer | EchoAnswer: ...
+    def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> RequestLines: ...
+
+    async def ask(self, head: RequestLines, body: bytes) -> Answer | EchoAnswer: ...
 
     async def close(self) -> None: ...
 
@@ -97,24 +97,30 @@ class Station:
         """A chair here and in the stage ``inference``, and the right to send now: the limit's turn. Whoever has it calls
         ``leave``. ``until`` (monotonic): how long the call may be held. Raises ``Denied`` and ``Shed``."""
         deadline = asyncio.get_running_loop().time() + max(0.0, until - self._clock.monotonic())
-        if not self.door.try_enter(call.lane):
-            await self.door.enter(call.lane, deadline).__aenter__()
-        try:
+        with contextlib.ExitStack() as undo:
+            if not self.door.try_enter(call.lane):
+                await self.door.take(call.lane, deadline)
+            undo.callback(self.door.leave)
             await self._allowed(call, until)
-            try:
-                if not inference.try_enter(call.lane):
-                    await inference.enter(call.lane, deadline).__aenter__()
-                    try:
-                        await self._limited(until)
-                    except BaseException:
-                        inference.leave()
-                        raise
-            except BaseException:
-                self.breaker(call.model).abandon(self._clock.monotonic())
-                raise
-        except BaseException:
-            self.door.leave()
-            raise
+            undo.callback(lambda: self.breaker(call.model).abandon(self._clock.monotonic()))
+            if not inference.try_enter(call.lane):
+                await inference.take(call.lane, deadline)
+                undo.callback(inference.leave)
+                await self._limited(until)
+            undo.pop_all()
+        return self._began()
+
+    def try_enter(self, call: Call, now: float, inference: Stage) -> int | None:
+        """The same where nothing stands in the way; None: something does, and nothing was taken."""
+        if not self.door.try_enter(call.lane):
+            return None
+        breaker = self.breakers.get(call.model)
+        if (breaker is None or breaker.closed) and not self.limit.may_start(now) and inference.try_enter(call.lane):
+            return self._began()
+        self.door.leave()
+        return None
+
+    def _began(self) -> int:
         turn = self.limit.began(self._clock.monotonic())
         if self._narrow:
             self._fit()
@@ -132,7 +138,7 @@ class Station:
     def answered(self, model: str, now: float, turn: int) -> None:
         """A good answer began: whoever waited for a breaker, or for a window's end, looks again at once."""
         breaker = self.breaker(model)
-        was_closed = breaker.state is CircuitState.CLOSED
+        was_closed = breaker.closed
         breaker.success(now)
         if self.limit.accepted(now, turn) or not was_closed:
             self._fit()
@@ -148,7 +154,7 @@ class Station:
             await self._limited(until)
             breaker = self.breaker(call.model)
             now = self._clock.monotonic()
-            if breaker.state is CircuitState.CLOSED or breaker.allow(now):
+            if breaker.allow(now):
                 return
             why = f"it failed {self.knobs.failures_to_open} times in a row ({breaker.last_failure})"
             await self._held(_LOOK_S, until, why, Denial.UNREACHED)

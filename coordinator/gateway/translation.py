@@ -77,10 +77,7 @@ class Translation:
             headers.append((b"anthropic-version", b"2023-06-01"))
         return UpRequest(
             body=made.body,
-            dialect=self.dialect,
-            headers=station.upstream.up(headers),
-            method=b"POST",
-            target=station.upstream.base + target,
+            head=station.source.head(b"POST", station.upstream.base + target, station.upstream.up(headers)),
         )
 
     def headers(self, kind: bytes) -> list[tuple[bytes, bytes]]:

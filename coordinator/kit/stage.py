@@ -19,7 +19,7 @@ from coordinator.domain.errors import Shed, ShedReason
 from coordinator.domain.lane import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
 _GRAIN_S: Final = 0.001
@@ -95,7 +95,13 @@ class Stage:
 
         ``deadline`` is a reading of ``loop.time()`` by which the block must have begun. Raises ``Shed``.
         """
-        return _Visit(self, self._wait, lane, deadline)
+        return _Visit(self, lane, deadline)
+
+    async def take(self, lane: Lane, deadline: float | None = None) -> None:
+        """Take a chair as soon as one is free; whoever has it calls ``leave`` once. Raises ``Shed``."""
+        in_time = deadline is None or deadline > asyncio.get_running_loop().time()
+        if not (in_time and self.try_enter(lane)):
+            await self._wait(lane, deadline)
 
     def try_enter(self, lane: Lane) -> bool:
         """Take a chair if one is free (then nobody waits); whoever gets True calls ``leave`` once."""
@@ -307,24 +313,15 @@ class Stage:
 class _Visit:
     """What ``async with`` needs: a class, because ``asynccontextmanager`` costs more than the door."""
 
-    __slots__ = ("_deadline", "_lane", "_stage", "_wait")
+    __slots__ = ("_deadline", "_lane", "_stage")
 
-    def __init__(
-        self,
-        stage: Stage,
-        wait: Callable[[Lane, float | None], Coroutine[None, None, None]],
-        lane: Lane,
-        deadline: float | None,
-    ) -> None:
+    def __init__(self, stage: Stage, lane: Lane, deadline: float | None) -> None:
         self._stage = stage
-        self._wait = wait
         self._lane = lane
         self._deadline = deadline
 
     async def __aenter__(self) -> None:
-        in_time = self._deadline is None or self._deadline > asyncio.get_running_loop().time()
-        if not (in_time and self._stage.try_enter(self._lane)):
-            await self._wait(self._lane, self._deadline)
+        await self._stage.take(self._lane, self._deadline)
 
     async def __aexit__(self, *_: object) -> None:
         self._stage.leave()

@@ -89,6 +89,11 @@ class Answer:
         self.go_on()
         return data
 
+    @property
+    def at_hand(self) -> bytes:
+        """The body's first bytes, if they are there already and nobody took them."""
+        return self._pieces[0] if self._pieces else b""
+
     async def peek(self, patience_s: float = math.inf) -> bytes:
         """The body's first bytes, as soon as there are some, which stay to be read; empty when there is no body, or nothing of
         it within ``patience_s``. Raises ``AnswerCut`` when it broke off before."""

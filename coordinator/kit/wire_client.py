@@ -21,7 +21,7 @@ from coordinator.kit.wire_upstream import UpstreamConnection
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Answer", "Origin", "proxy_for"]
+__all__ = ["Answer", "Origin", "RequestLines", "proxy_for"]
 
 _AT_ONCE_S: Final = 0.25
 """A kept connection that the other end had closed shows it within a round trip."""
@@ -32,6 +32,26 @@ _WITH_BODY: Final = frozenset({b"PATCH", b"POST", b"PUT"})
 """Methods that say Content-Length: 0 when there is no body (RFC 9110 section 8.6)."""
 _TARGET: Final = re.compile(rb"/[!-~\x80-\xff]*")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class RequestLines:
+    """The head of a request but for its length. ``bare``: its answer has no body."""
+
+    __slots__ = ("_fields", "_measured", "_opening", "bare", "method", "target")
+
+    def __init__(self, method: bytes, target: bytes, opening: bytes, fields: bytes) -> None:
+        self._fields = fields
+        self._opening = opening
+        self._measured = method in _WITH_BODY
+        self.bare = method == b"HEAD"
+        self.method = method
+        self.target = target
+
+    def of(self, length: int) -> bytes:
+        """With the length of a body."""
+        if length or self._measured:
+            return b"%bContent-Length: %d\r\n%b\r\n" % (self._opening, length, self._fields)
+        return b"%b%b\r\n" % (self._opening, self._fields)
 
 
 class Origin:
@@ -60,22 +80,20 @@ class Origin:
         self._open: set[UpstreamConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def ask(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Answer:
-        """Send a request and return the head of its answer. Host and Content-Length are ours; fields that speak of one
-        connection are left out. Raises ``NotReached``; ``ValueError``, before anything is sent, for what would not be one
-        request. Being cancelled closes the connection at once."""
-        head = self._head(method, target, headers, len(body))
-        bare = method == b"HEAD"
+    async def ask(self, head: RequestLines, body: bytes) -> Answer:
+        """Send a request and return the head of its answer. Raises ``NotReached``. Being cancelled closes the connection at
+        once."""
+        lines = head.of(len(body))
         connection = self._kept_one()
         if connection is not None:
             loop = asyncio.get_running_loop()
             began = loop.time()
             try:
-                return await _asked(connection, head, body, bare)
+                return await _asked(connection, lines, body, head.bare)
             except NotReached:
                 if connection.heard or loop.time() - began > _AT_ONCE_S:
                     raise
-        return await _asked(await self._fresh(), head, body, bare)
+        return await _asked(await self._fresh(), lines, body, head.bare)
 
     async def close(self) -> None:
         """Close every connection, those in use as well. Returns when they are closed."""
@@ -88,16 +106,17 @@ class Origin:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emptied)
 
-    def _head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], length: int) -> bytes:
+    def head(self, method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> RequestLines:
+        """The head of a request, to be sent once or again and again. Host and Content-Length are ours; fields that speak of
+        one connection are left out. Raises ``ValueError`` for what would not be one request."""
         dial = self._dial
         if not _is_token(method) or method == b"CONNECT" or not _TARGET.fullmatch(target):
             raise ValueError("a method or a target that cannot stand in a request")
-        parts = [b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (method, dial.before_target, target, dial.authority)]
-        if length or method in _WITH_BODY:
-            parts.append(b"Content-Length: %d\r\n" % length)
+        opening = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (method, dial.before_target, target, dial.authority)
+        parts: list[bytes] = []
         if dial.credentials:
             parts.append(b"Proxy-Authorization: %b\r\n" % dial.credentials)
-        lines = len(parts) + 2  # Host is the second of the first part, the last is empty
+        lines = len(parts) + 2  # of which the opening has two
         named = b""
         headers = tuple(headers)
         for name, value in headers:
@@ -110,12 +129,12 @@ class Origin:
             dropped = {token.strip() for token in named.split(b",")} - _NAMED_IN_VAIN
             if dropped:
                 left = [(name, value) for name, value in headers if name.lower() not in dropped | {b"connection"}]
-                return self._head(method, target, left, length)
-        parts.append(b"\r\n")
-        head = b"".join(parts)
+                return self.head(method, target, left)
+        fields = b"".join(parts)
+        head = opening + fields
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             raise ValueError("a header field with a line break or a NUL in it")
-        return head
+        return RequestLines(method, target, opening, fields)
 
     def _kept_one(self) -> UpstreamConnection | None:
         """The connection that was used last: the others grow old and are closed."""

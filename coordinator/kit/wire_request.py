@@ -80,8 +80,8 @@ class HeadReader:
         "_before",
         "_complete",
         "_fields",
-        "_known",
         "_keep",
+        "_known",
         "_method",
         "_parser",
         "_raw",
@@ -123,6 +123,10 @@ class HeadReader:
                 self.received = data
                 return data[end:]
         self._known = False
+        return self._read(data)
+
+    def _read(self, data: bytes) -> bytes | None:
+        """The same, of a head that is not known."""
         raw, seen = self._raw, 0
         if raw:
             seen = len(raw)

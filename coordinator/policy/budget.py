@@ -160,6 +160,13 @@ class Purse:
             level.spent += actual
             level.overshoot += max(actual - reservation.held, 0)
 
+    def spend(self, actual_usd: float) -> None:
+        """A call is over for which nothing was set aside."""
+        actual = _amount(actual_usd)
+        for level in self.levels:
+            level.spent += actual
+            level.overshoot += actual
+
     def roll_over(self, day: date) -> None:
         """A purse for a day begins anew when a later day has come. What is set aside stays so, and is spent on the day on
         which its call ends. A clock that is set back changes nothing, so that no day's budget is had twice."""

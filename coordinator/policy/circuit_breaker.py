@@ -185,6 +185,11 @@ class CircuitBreaker:
         return 0 < window <= self._seen and self._recent.bit_count() >= self._knobs.open_rate * window
 
     @property
+    def closed(self) -> bool:
+        """Whether every call may go up."""
+        return self._closed
+
+    @property
     def last_failure(self) -> str:
         """The last that counted; empty: there was none."""
         return self._last_failure

@@ -691,7 +691,7 @@ class Shared:
             exchange, exchange.peer, abandon=task.cancel, loop=loop, max_bytes=2**23, on_change=bool
         )
         try:
-            answer = await self.origin.ask(b"POST", b"/x", (), b"")
+            answer = await self.origin.ask(self.origin.head(b"POST", b"/x", ()), b"")
             flight.head(answer.status, answer.headers, length=answer.length)
             await answer.flow(cast("Any", flight), None)
         finally:

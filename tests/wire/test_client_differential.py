@@ -32,7 +32,7 @@ ANSWERS = {
 async def by_ours(url: str) -> Meaning:
     origin = Origin(url)
     try:
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         pieces: list[bytes] = []
         try:
             async for piece in answer:

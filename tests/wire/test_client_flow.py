@@ -61,7 +61,7 @@ class Fountain:
 
 
 async def flowing(origin: Origin, sink: Any, tap: Any = None) -> Answer:
-    answer = await origin.ask(b"GET", b"/", (), b"")
+    answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
     await answer.flow(sink, tap)
     return answer
 
@@ -84,7 +84,7 @@ async def test_what_one_read_gives_leaves_in_one_piece_and_is_tapped_once(monkey
     begun = asyncio.Event()
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer, sink, tapped = await origin.ask(b"GET", b"/", (), b""), Sink(), list[bytes]()
+        answer, sink, tapped = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink(), list[bytes]()
         flow = asyncio.create_task(answer.flow(sink, tapped.append))
         await asyncio.sleep(0)
         begun.set()
@@ -112,7 +112,7 @@ async def test_the_end_is_told_in_the_turn_in_which_it_came() -> None:
     begun = asyncio.Event()
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Watched()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Watched()
         flow = asyncio.create_task(answer.flow(sink, None))
         await asyncio.sleep(0)
         begun.set()
@@ -134,7 +134,7 @@ async def test_what_came_before_anybody_read_is_given_first(monkeypatch: pytest.
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         await soon(lambda: answer.ended)
         sink, tapped = Sink(), list[bytes]()
         await answer.flow(sink, tapped.append)
@@ -149,7 +149,7 @@ async def test_who_does_not_read_holds_the_upstream(reader: str, monkeypatch: py
     fountain, ear = Fountain(), Ear(monkeypatch)
     async with listening(fountain) as upstream:
         origin = Origin(upstream.url)
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
         flow = None
         if reader == "an iterator":
             assert await anext(aiter(answer))
@@ -198,7 +198,7 @@ async def test_who_begins_late_gets_everything() -> None:
     fountain = Fountain()
     async with listening(fountain) as upstream:
         origin = Origin(upstream.url)
-        answer, got_bytes = await origin.ask(b"GET", b"/", (), b""), 0
+        answer, got_bytes = await origin.ask(origin.head(b"GET", b"/", ()), b""), 0
 
         def tap(data: bytes) -> None:
             nonlocal got_bytes
@@ -223,7 +223,7 @@ async def test_a_connection_that_was_held_at_the_end_is_not_held_for_the_next(mo
     async with listening(saying(PLAIN)) as upstream:
         origin = Origin(upstream.url)
         for _ in range(3):
-            answer = await origin.ask(b"GET", b"/", (), b"")
+            answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
             sink = Full()
             await answer.flow(sink, None)
             sink.drain()
@@ -247,7 +247,7 @@ async def test_a_drain_after_the_end_does_not_touch_the_next_call() -> None:
         await flowing(origin, early)
         late = Sink()
         late.full = True
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         flow = asyncio.create_task(answer.flow(late, None))
         await asyncio.sleep(0)
         early.drain()
@@ -291,7 +291,7 @@ async def test_whoever_is_cancelled_while_reading_closes_the_upstream(way: str) 
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         pieces = aiter(answer)
         if way == "iterating":
             assert await anext(pieces) == b"ok"
@@ -340,7 +340,7 @@ async def test_a_client_that_is_gone_frees_the_upstream(when: str) -> None:
 async def test_a_client_that_is_gone_when_all_is_there() -> None:
     async with listening(saying(PLAIN)) as upstream:
         origin = Origin(upstream.url)
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
         await soon(lambda: answer.ended)
         sink.gone = True
         with pytest.raises(ConnectionResetError):
@@ -363,7 +363,7 @@ async def test_a_tap_can_stop_the_answer_before_its_bytes_go_out() -> None:
     turn = asyncio.Event()
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
 
         def tap(data: bytes) -> None:
             turn.set()
@@ -390,7 +390,7 @@ async def test_a_tap_that_fails_at_first_closes_the_upstream() -> None:
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         await soon(lambda: answer._pieces)
         with pytest.raises(LookupError):
             await answer.flow(Sink(), tap)
@@ -411,7 +411,7 @@ async def test_an_upstream_that_ends_while_the_client_has_no_room_loses_nothing(
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
         sink.full = True
         flow = asyncio.create_task(answer.flow(sink, None))
         await asyncio.sleep(0.05)
@@ -431,9 +431,9 @@ async def test_reading_in_pieces_and_whole() -> None:
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        assert b"".join([piece async for piece in await origin.ask(b"GET", b"/", (), b"")]) == body
-        assert await (await origin.ask(b"GET", b"/", (), b"")).read(len(body)) == body
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        assert b"".join([piece async for piece in await origin.ask(origin.head(b"GET", b"/", ()), b"")]) == body
+        assert await (await origin.ask(origin.head(b"GET", b"/", ()), b"")).read(len(body)) == body
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         with pytest.raises(AnswerCut, match="longer"):
             await answer.read(100_000)
         assert not answer.ended
@@ -460,7 +460,7 @@ async def test_the_first_bytes_can_be_looked_at_and_stay(monkeypatch: pytest.Mon
     asked, looked = asyncio.Event(), asyncio.Event()
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
         assert await answer.peek(0.01) == b""
         asked.set()
         assert await answer.peek(PATIENCE_S) == b"ok"
@@ -468,9 +468,9 @@ async def test_the_first_bytes_can_be_looked_at_and_stay(monkeypatch: pytest.Mon
         looked.set()
         await answer.flow(sink, None)
         assert sink.body == b"okok"
-        assert await (await origin.ask(b"GET", b"/", (), b"")).peek() == b""
+        assert await (await origin.ask(origin.head(b"GET", b"/", ()), b"")).peek() == b""
         with pytest.raises(AnswerCut):
-            await (await origin.ask(b"GET", b"/", (), b"")).peek()
+            await (await origin.ask(origin.head(b"GET", b"/", ()), b"")).peek()
         await origin.close()
 
 
@@ -488,7 +488,7 @@ async def test_many_streams_at_once_do_not_mix() -> None:
     async def call(origin: Origin, name: bytes) -> None:
         for _ in range(3):
             sink = Sink()
-            answer = await origin.ask(b"GET", b"/" + name, (), b"")
+            answer = await origin.ask(origin.head(b"GET", b"/" + name, ()), b"")
             await answer.flow(sink, None)
             assert sink.body == name * 20
 

@@ -221,7 +221,7 @@ def test_a_whole_answer(name: str, how: str, monkeypatch: pytest.MonkeyPatch) ->
             for _ in range(2):
                 ear.lost = 0
                 said.clear()
-                answer = await origin.ask(case.method, b"/", (), b"")
+                answer = await origin.ask(origin.head(case.method, b"/", ()), b"")
                 sink = Sink()
                 await answer.flow(sink, None)
                 assert (answer.status, sink.body, sink.finished, answer.ended) == (case.status, case.body, True, True)
@@ -256,7 +256,7 @@ async def test_an_answer_in_two_and_more_pieces(framing: str, monkeypatch: pytes
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
         for pieces in ways:
-            answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+            answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
             await answer.flow(sink, None)
             assert sink.body == b"0123456789"
             assert len(sink.sent) <= len(pieces)
@@ -275,7 +275,7 @@ async def test_what_is_no_body_is_bounded_between_pieces_of_it_only(monkeypatch:
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        assert await (await origin.ask(b"GET", b"/", (), b"")).read(9) == b"oooo"
+        assert await (await origin.ask(origin.head(b"GET", b"/", ()), b"")).read(9) == b"oooo"
         await origin.close()
 
 
@@ -290,7 +290,7 @@ def test_an_answer_that_is_none(name: str) -> None:
         async with listening(talk) as upstream:
             origin = Origin(upstream.url)
             with pytest.raises(NotReached, match="the answer") as caught:
-                await origin.ask(b"GET", b"/", (), b"")
+                await origin.ask(origin.head(b"GET", b"/", ()), b"")
             assert caught.value.sent
             assert ("not asked for" in str(caught.value)) == name.startswith(("101", "status 0"))
             await asyncio.wait_for(upstream.talks[0].closed.wait(), PATIENCE_S)
@@ -312,12 +312,12 @@ def test_an_answer_that_breaks_off(name: str) -> None:
 
         async with listening(talk) as upstream:
             origin = Origin(upstream.url)
-            body, why = await all_of(await origin.ask(b"GET", b"/", (), b""))
+            body, why = await all_of(await origin.ask(origin.head(b"GET", b"/", ()), b""))
             assert body == come
             assert why
             with pytest.raises(AnswerCut):
-                await (await origin.ask(b"GET", b"/", (), b"")).read(100)
-            answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+                await (await origin.ask(origin.head(b"GET", b"/", ()), b"")).read(100)
+            answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
             with pytest.raises(AnswerCut):
                 await answer.flow(sink, None)
             assert (sink.body, sink.finished, answer.ended) == (come, False, False)
@@ -357,10 +357,10 @@ async def test_an_end_at_each_byte(framing: str, how: str, monkeypatch: pytest.M
             ear.heard_bytes = ear.lost = 0
             if at < head:
                 with pytest.raises(NotReached, match="closed|reset") as caught:
-                    await origin.ask(b"GET", b"/", (), b"")
+                    await origin.ask(origin.head(b"GET", b"/", ()), b"")
                 assert caught.value.sent
             else:
-                body, why = await all_of(await origin.ask(b"GET", b"/", (), b""))
+                body, why = await all_of(await origin.ask(origin.head(b"GET", b"/", ()), b""))
                 assert b"ok".startswith(body)
                 assert (why == "") == (framing == "to the end" and how == "FIN")
             assert len(upstream.talks) == at + 1
@@ -380,7 +380,7 @@ async def test_what_came_before_a_reset_is_kept(monkeypatch: pytest.MonkeyPatch)
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         await ear.until(10**9)  # lost
         sink = Sink()
         with pytest.raises(AnswerCut, match="reset|closed"):
@@ -393,7 +393,7 @@ async def test_the_head_is_given_as_it_was_sent() -> None:
     raw = b"HTTP/1.1 429 Too  Many\r\nX-a: 1\r\nx-A:  2\r\nContent-Length: 2\r\nX-b:\r\n\r\nno"
     async with listening(lambda talk: _once(talk, raw)) as upstream:
         origin = Origin(upstream.url)
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         assert (answer.status, answer.reason, answer.length) == (429, b"Too  Many", 2)
         assert answer.headers == ((b"X-a", b"1"), (b"x-A", b"2"), (b"Content-Length", b"2"), (b"X-b", b""))
         assert await answer.read(2) == b"no"

@@ -121,7 +121,7 @@ async def one_call(origin: Origin, number: int, upstream: Tampering, seed: int) 
     body = b""
     try:
         async with asyncio.timeout(HANG_S):
-            answer = await origin.ask(b"GET", target, (), b"")
+            answer = await origin.ask(origin.head(b"GET", target, ()), b"")
             body, how = await consumed(answer, chance)
         got = "left" if how == "leave" else "whole"
         assert answer.ended or got == "left"

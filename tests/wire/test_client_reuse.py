@@ -21,7 +21,7 @@ BIG = b"x" * 8_000_000
 
 
 async def asked(origin: Origin, method: bytes = b"GET", body: bytes = b"") -> bytes:
-    return await (await origin.ask(method, b"/", (), body)).read(1000)
+    return await (await origin.ask(origin.head(method, b"/", ()), body)).read(1000)
 
 
 def unused_port() -> int:
@@ -344,7 +344,7 @@ async def test_an_answer_that_is_closed_frees_the_upstream_and_is_not_kept() -> 
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         answer.close()
         answer.close()
         await asyncio.wait_for(upstream.talks[0].closed.wait(), PATIENCE_S)
@@ -563,7 +563,7 @@ async def sent(
 
     async with listening(talk) as upstream:
         origin = Origin(upstream.url)
-        await origin.ask(method, target, headers, body)
+        await origin.ask(origin.head(method, target, headers), body)
         await origin.close()
         return heads[0].replace(b"127.0.0.1:%d" % upstream.port, b"HOST")
 
@@ -605,27 +605,27 @@ async def test_connection_cannot_take_our_own_fields_away() -> None:
 
 
 INJECTED: dict[str, Callable[[Origin], Any]] = {
-    "CRLF in a value": lambda origin: origin.ask(b"GET", b"/", [(b"x", b"a\r\nb: c")], b""),
-    "LF in a value": lambda origin: origin.ask(b"GET", b"/", [(b"x", b"a\nb: c")], b""),
-    "CR in a value": lambda origin: origin.ask(b"GET", b"/", [(b"x", b"a\rb: c")], b""),
-    "NUL in a value": lambda origin: origin.ask(b"GET", b"/", [(b"x", b"a\0")], b""),
-    "CRLF in a name": lambda origin: origin.ask(b"GET", b"/", [(b"x: y\r\nz", b"a")], b""),
-    "space in a name": lambda origin: origin.ask(b"GET", b"/", [(b"x y", b"a")], b""),
-    "a folded name": lambda origin: origin.ask(b"GET", b"/", [(b"x", b"1"), (b" y", b"a")], b""),
-    "colon in a name": lambda origin: origin.ask(b"GET", b"/", [(b"x:", b"a")], b""),
-    "no name": lambda origin: origin.ask(b"GET", b"/", [(b"", b"a")], b""),
+    "CRLF in a value": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x", b"a\r\nb: c")]), b""),
+    "LF in a value": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x", b"a\nb: c")]), b""),
+    "CR in a value": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x", b"a\rb: c")]), b""),
+    "NUL in a value": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x", b"a\0")]), b""),
+    "CRLF in a name": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x: y\r\nz", b"a")]), b""),
+    "space in a name": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x y", b"a")]), b""),
+    "a folded name": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x", b"1"), (b" y", b"a")]), b""),
+    "colon in a name": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"x:", b"a")]), b""),
+    "no name": lambda origin: origin.ask(origin.head(b"GET", b"/", [(b"", b"a")]), b""),
     "CRLF in what Connection names": lambda origin: origin.ask(
-        b"GET", b"/", [(b"connection", b"a"), (b"x", b"\r\n")], b""
+        origin.head(b"GET", b"/", [(b"connection", b"a"), (b"x", b"\r\n")]), b""
     ),
-    "space in the target": lambda origin: origin.ask(b"GET", b"/ HTTP/1.1", [], b""),
-    "CRLF in the target": lambda origin: origin.ask(b"GET", b"/\r\nx: y", [], b""),
-    "LF at the target's end": lambda origin: origin.ask(b"GET", b"/\n", [], b""),
-    "another's target": lambda origin: origin.ask(b"GET", b"http://evil/", [], b""),
-    "a target that goes on with the host": lambda origin: origin.ask(b"GET", b"@evil/", [], b""),
-    "no target": lambda origin: origin.ask(b"GET", b"", [], b""),
-    "space in the method": lambda origin: origin.ask(b"GET /x", b"/", [], b""),
-    "no method": lambda origin: origin.ask(b"", b"/", [], b""),
-    "CONNECT": lambda origin: origin.ask(b"CONNECT", b"/", [], b""),
+    "space in the target": lambda origin: origin.ask(origin.head(b"GET", b"/ HTTP/1.1", []), b""),
+    "CRLF in the target": lambda origin: origin.ask(origin.head(b"GET", b"/\r\nx: y", []), b""),
+    "LF at the target's end": lambda origin: origin.ask(origin.head(b"GET", b"/\n", []), b""),
+    "another's target": lambda origin: origin.ask(origin.head(b"GET", b"http://evil/", []), b""),
+    "a target that goes on with the host": lambda origin: origin.ask(origin.head(b"GET", b"@evil/", []), b""),
+    "no target": lambda origin: origin.ask(origin.head(b"GET", b"", []), b""),
+    "space in the method": lambda origin: origin.ask(origin.head(b"GET /x", b"/", []), b""),
+    "no method": lambda origin: origin.ask(origin.head(b"", b"/", []), b""),
+    "CONNECT": lambda origin: origin.ask(origin.head(b"CONNECT", b"/", []), b""),
 }
 
 
@@ -655,7 +655,9 @@ async def test_a_proxy_gets_the_whole_url_and_its_credentials() -> None:
         way = f"http://me:pass%2Fword@127.0.0.1:{proxy.port}"
         origin = Origin("http://upstream.example:8080", proxy=way)
         sink = Sink()
-        answer = await origin.ask(b"POST", b"/v1", [(b"proxy-authorization", b"theirs"), (b"a", b"b")], b"{}")
+        answer = await origin.ask(
+            origin.head(b"POST", b"/v1", [(b"proxy-authorization", b"theirs"), (b"a", b"b")]), b"{}"
+        )
         await answer.flow(sink, None)
         await asked(origin)
         assert sink.body == b"ok"

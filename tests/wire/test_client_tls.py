@@ -63,7 +63,7 @@ def named(upstream: Upstream) -> str:
 
 async def asked(origin: Origin) -> bytes:
     sink = Sink()
-    answer = await origin.ask(b"POST", b"/", (), b"{}")
+    answer = await origin.ask(origin.head(b"POST", b"/", ()), b"{}")
     await answer.flow(sink, None)
     return sink.body
 
@@ -99,7 +99,7 @@ async def test_a_long_request_and_a_long_answer(certificate: Path) -> None:
     async with listening(talk, tls=server_side(certificate)) as upstream:
         origin = Origin(named(upstream), ca_file=str(certificate))
         for _ in range(2):
-            assert await (await origin.ask(b"POST", b"/", (), body)).read(len(body)) == body
+            assert await (await origin.ask(origin.head(b"POST", b"/", ()), body)).read(len(body)) == body
         assert len(upstream.talks) == 1
         await origin.close()
 
@@ -209,7 +209,7 @@ async def test_being_cancelled_closes_at_once(certificate: Path) -> None:
 
         async def once() -> Talk:
             sink = Sink()
-            answer = await origin.ask(b"GET", b"/", (), b"")
+            answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
             flow = asyncio.create_task(answer.flow(sink, None))
             await sink.more.wait()
             flow.cancel()
@@ -261,7 +261,7 @@ def test_an_answer_that_somebody_on_the_way_cut_off(certificate: Path) -> None:
     async def work() -> None:
         async with listening(talk, tls=server_side(certificate)) as upstream:
             origin = Origin(named(upstream), ca_file=str(certificate))
-            answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+            answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
             flow = asyncio.create_task(answer.flow(sink, None))
             await sink.more.wait()
             taken.set()
@@ -290,7 +290,7 @@ async def test_an_upstream_that_ends_while_the_client_has_no_room_loses_nothing(
     held = asyncio.Event()
     async with listening(talk, tls=server_side(certificate)) as upstream:
         origin = Origin(named(upstream), ca_file=str(certificate))
-        answer, sink = await origin.ask(b"GET", b"/", (), b""), Sink()
+        answer, sink = await origin.ask(origin.head(b"GET", b"/", ()), b""), Sink()
         flow = asyncio.create_task(answer.flow(sink, None))
         await sink.more.wait()
         sink.fill()
@@ -319,7 +319,7 @@ async def test_who_does_not_read_holds_the_upstream(certificate: Path) -> None:
 
     async with listening(talk, tls=server_side(certificate)) as upstream:
         origin = Origin(named(upstream), ca_file=str(certificate))
-        answer = await origin.ask(b"GET", b"/", (), b"")
+        answer = await origin.ask(origin.head(b"GET", b"/", ()), b"")
         before = -1
         async with asyncio.timeout(10):
             while before != written_bytes:

@@ -48,7 +48,9 @@ class Relay:
 
     async def serve(self, exchange: Exchange) -> None:
         try:
-            answer = await self.origin.ask(exchange.method, exchange.target, exchange.headers, exchange.body)
+            answer = await self.origin.ask(
+                self.origin.head(exchange.method, exchange.target, exchange.headers), exchange.body
+            )
             exchange.start(answer.status, answer.headers, length=answer.length)
             await answer.flow(exchange, None)
         except AnswerCut:
