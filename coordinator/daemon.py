@@ -34,6 +34,7 @@ from coordinator.fleet.spool import Spool
 from coordinator.fleet.steward import Steward
 from coordinator.fleet.vigil import Vigil
 from coordinator.fleet.workspace import Workspaces
+from coordinator.gateway.agent_paths import folder_name
 from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.documents import finding_documents, revision_documents
@@ -52,14 +53,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from coordinator.domain.card import RoleCard
     from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
+    from coordinator.domain.task import Task
     from coordinator.improve.discovery import FoldReport
 
 _GIT_S = 30.0
 _JOURNAL_KEEP = 200_000
 
 _TOLD_WHEN_IDLE = (TaskState.COMPLETED, TaskState.FAILED, TaskState.HELD)
+
+_CLAIMANTS = 4096
+"""Attempts that are remembered as callers."""
 
 _FOUND = 50
 """From this priority on, tasks are usually made from findings."""
@@ -90,6 +96,7 @@ class Daemon:
         self.layout = layout
         self.settings = settings
         self.options = options
+        self._claimants: dict[tuple[str, int], tuple[Task, RoleCard | None, Claimant]] = {}
         self._loop = asyncio.get_running_loop()
         self.clock = SystemClock()
         self.began = self.clock.monotonic()
@@ -211,15 +218,27 @@ class Daemon:
         if entry is None or entry.generation != generation or entry.state not in _KEPT:
             return None
         task, card = entry.task, self.intake.find_card(entry.task)
+        known = self._claimants.get((task_id, generation))
+        if known is not None and known[0] is task and known[1] is card:
+            return known[2]
+        if len(self._claimants) >= _CLAIMANTS:
+            self._claimants.clear()
+        claimant = self._claimant_of(task, card, generation)
+        self._claimants[task_id, generation] = task, card, claimant
+        return claimant
+
+    def _claimant_of(self, task: Task, card: RoleCard | None, generation: int) -> Claimant:
+        worktree = str(self.layout.worktree(task.id, generation))
         return Claimant(
-            agent=f"{task_id}.{generation}",
+            agent=f"{task.id}.{generation}",
             budget_usd=task.budget_usd or (card.budget_usd if card is not None else 0.0),
             lane=_lane(task.priority),
             retrieve=card is not None and card.retrieve,
             places={
-                str(self.layout.worktree(task_id, generation)): "worktree",
-                str(self.layout.home(task_id)): "home",
-                str(self.layout.attempt(task_id, generation)): "attempt",
+                worktree: "worktree",
+                folder_name(worktree): "folder",
+                str(self.layout.home(task.id)): "home",
+                str(self.layout.attempt(task.id, generation)): "attempt",
             },
             role=self.intake.role_of(task),
         )

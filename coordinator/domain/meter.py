@@ -29,17 +29,6 @@ class Spread:
     def count(self) -> int:
         return sum(self.counts)
 
-    def quantile(self, share: float) -> float | None:
-        """The upper end of the bucket that the share of all samples reaches; None without samples; inf above the last."""
-        wanted, seen = share * self.count, 0
-        if not self.count:
-            return None
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            seen += count
-            if seen >= wanted:
-                return bound
-        return float("inf")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:

@@ -10,9 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.event import RequestServed
+from coordinator.domain.lane import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from coordinator.domain.event import Event
     from coordinator.gateway.calls import Call
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from coordinator.kit.clock import Clock
 
 BATCH_S: Final = 0.02
+
+_LANES: Final[Mapping[Lane, str]] = {lane: lane.name.lower() for lane in Lane}
 
 
 class Aftermath:
@@ -65,10 +68,10 @@ def served_event(call: Call, ended: float) -> RequestServed:
         first_byte_s=round(call.first_at - call.began, 4) if call.first_at else 0.0,
         generation=generation,
         input_tokens=usage.input_tokens,
-        lane=call.lane.name.lower(),
+        lane=_LANES[call.lane],
         model=call.model,
         output_tokens=usage.output_tokens,
-        path=call.path.decode("ascii", "replace"),
+        path=call.path,
         priced=call.priced or not (call.estimated or usage.prompt_tokens or usage.output_tokens),
         request=call.id,
         role=call.who.role,

@@ -35,10 +35,11 @@ class AnswerFacts:
     marks: tuple[bytes, ...] = ()
     """What stands in each event that may end a block."""
 
-    __slots__ = ("_counts", "block_ended", "error", "finished", "first_token", "model", "told")
+    __slots__ = ("_counts", "_total", "block_ended", "error", "finished", "first_token", "model", "told")
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._total: TokenUsage | None = None  # of a whole answer that says it plainly
         self.block_ended = False
         self.error: AnswerError | None = None
         self.finished = False
@@ -63,6 +64,12 @@ class AnswerFacts:
     @property
     def usage(self) -> TokenUsage:
         return TokenUsage()
+
+    def _whole_told(self, model: str, usage: TokenUsage) -> None:
+        """A whole answer without any error or oddity."""
+        self._total = usage
+        self.model = model[:200]
+        self.block_ended = self.finished = self.first_token = self.told = True
 
     def _whole_ended(self, error: Any) -> None:
         self._failed(error)

@@ -140,10 +140,6 @@ class Books:
     def roll_over(self, today: date) -> None:
         self.day.roll_over(today)
 
-    def spent_by(self, task: str) -> float:
-        purse = self._tasks.get(task)
-        return purse.spent_usd if purse is not None else self._spent.get(task, 0.0)
-
     def _purse(self, task: str, budget_usd: float) -> Purse:
         purse = self._tasks.get(task)
         limit = budget_usd or NO_LIMIT

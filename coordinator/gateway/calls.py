@@ -94,7 +94,7 @@ class Call:
         "who",
     )
 
-    def __init__(self, claim: Claim, who: Claimant, dialect: Dialect, path: bytes, began: float) -> None:
+    def __init__(self, claim: Claim, who: Claimant, dialect: Dialect, path: str, began: float) -> None:
         self.asked_at = 0.0
         self.began = began
         self.between_events = False

@@ -126,6 +126,8 @@ class Courier:
             finally:
                 station.leave(self._inference)
             if failure is None:
+                if len(stations) > 1:
+                    self._meters.note_affinity(hit=station is stations[0])
                 return
             failures += failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY)
             if not self._again(call, failure, failures, until, [one for one in stations if one is not station]):

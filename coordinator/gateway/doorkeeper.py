@@ -41,12 +41,13 @@ KEY_FIELDS: Final = (b"x-api-key", b"authorization", b"x-goog-api-key", b"api-ke
 class CallAddress:
     """What a request's target names. ``claim`` None: the key alone says who calls."""
 
-    __slots__ = ("claim", "dialect", "key", "path", "rest")
+    __slots__ = ("claim", "dialect", "key", "name", "path", "rest")
 
     def __init__(self, claim: Claim | None, key: bytes, dialect: Dialect | None, path: bytes, rest: bytes) -> None:
         self.claim = claim
         self.dialect = dialect
         self.key = key
+        self.name = path.decode("ascii", "replace")
         self.path = path
         self.rest = rest
 
@@ -142,7 +143,7 @@ class Doorkeeper:
             raise Denied(Denial.NOT_ALLOWED, f"attempt {generation} at {task} is over or was never begun")
         if self._calls.closing:
             raise Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
-        call = Call(claim, who, address.dialect, address.path, self._clock.monotonic())
+        call = Call(claim, who, address.dialect, address.name, self._clock.monotonic())
         given = asker.header(b"x-request-id")
         own = not given or len(given) > _NAME_BYTES or not given.isalnum()
         call.id = f"{self._prefix}-{next(self._numbers):x}" if own else given.decode()

@@ -23,7 +23,7 @@ from coordinator.gateway.dials import KNOBS, Dials
 from coordinator.gateway.doorkeeper import Doorkeeper
 from coordinator.gateway.echo import EchoOrigin
 from coordinator.gateway.keys import ClaimKeys
-from coordinator.gateway.meters import Meters, standing_meters
+from coordinator.gateway.meters import Meters, budget_meters, standing_meters
 from coordinator.gateway.pacing import Pacing
 from coordinator.gateway.pages import Pages
 from coordinator.gateway.prices import Prices
@@ -261,7 +261,9 @@ class Engine:
     def all_meters(self) -> Iterable[Meter]:
         """What was counted, and how doors, limits and breakers stand."""
         yield from self.meters.meters()
-        yield from standing_meters(self.inference, self.stations, self._clock.monotonic(), self._lane.stages())
+        now, loop_now = self._clock.monotonic(), asyncio.get_running_loop().time()
+        yield from standing_meters(self.inference, self.stations, now, loop_now, self._lane.stages())
+        yield from budget_meters((self.books.day, self.books.fleet))
         yield from self._lane.meters()
 
     # -- the upstreams' health, told when it changes -------------------------------------------------------------------

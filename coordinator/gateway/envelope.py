@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -51,44 +51,36 @@ def sparse_reader(kind: type[_T]) -> Callable[[bytes], _T | None]:
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """``max_tokens``: the most that may be generated per choice (0: the request does not say). ``messages``: how many."""
+    """``max_tokens``: the most that may be generated per choice (0: the request does not say)."""
 
     choices: int = 1
     max_tokens: int = 0
-    messages: int = 0
     model: str = ""
     stream: bool = False
-    temperature: float | None = None
-    tools: bool = False
 
 
-class _AnthropicRequest(Sparse):
-    max_tokens: Any = None
-    messages: list[msgspec.Raw] | None = None
-    model: Any = None
-    stream: Any = None
-    temperature: Any = None
-    tools: list[msgspec.Raw] | None = None
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
-class _ChatRequest(Sparse):
+class _SoundRequest(Sparse):
+    """One whose fields are all of their types, which nearly every one is. What another protocol calls otherwise is read there
+    as if it were not said."""
+
+    max_completion_tokens: Count = 0
+    max_output_tokens: Count = 0
+    max_tokens: Count = 0
+    model: str = ""
+    n: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 1
+    stream: bool = False
+
+
+class _AnyRequest(Sparse):
     max_completion_tokens: Any = None
+    max_output_tokens: Any = None
     max_tokens: Any = None
-    messages: list[msgspec.Raw] | None = None
     model: Any = None
     n: Any = None
     stream: Any = None
-    temperature: Any = None
-    tools: list[msgspec.Raw] | None = None
-
-
-class _ResponsesRequest(Sparse):
-    input: list[msgspec.Raw] | str | None = None
-    max_output_tokens: Any = None
-    model: Any = None
-    stream: Any = None
-    temperature: Any = None
-    tools: list[msgspec.Raw] | None = None
 
 
 class _GoogleGeneration(Sparse):
@@ -98,28 +90,19 @@ class _GoogleGeneration(Sparse):
     candidate_count: Any = None
     maxOutputTokens: Any = None  # noqa: N815
     max_output_tokens: Any = None
-    temperature: Any = None
 
 
 class _GoogleRequest(Sparse):
-    contents: list[msgspec.Raw] | None = None
     generationConfig: _GoogleGeneration | None = None  # noqa: N815
     generation_config: _GoogleGeneration | None = None
-    tools: list[msgspec.Raw] | None = None
 
 
-class _OtherRequest(Sparse):
-    model: Any = None
-
-
-_anthropic: Final = msgspec.json.Decoder(_AnthropicRequest).decode
-_chat: Final = msgspec.json.Decoder(_ChatRequest).decode
+_any: Final = msgspec.json.Decoder(_AnyRequest).decode
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _google: Final = msgspec.json.Decoder(_GoogleRequest).decode
-_other: Final = msgspec.json.Decoder(_OtherRequest).decode
-_responses: Final = msgspec.json.Decoder(_ResponsesRequest).decode
+_sound: Final = msgspec.json.Decoder(_SoundRequest).decode
 
-_SHAPED: Final = frozenset({"contents", "generationConfig", "generation_config", "input", "messages", "tools"})
+_SHAPED: Final = frozenset({"generationConfig", "generation_config"})
 """Fields that a struct gives a shape; of another shape they are left out of account."""
 
 
@@ -168,43 +151,37 @@ def why_unread(body: bytes) -> str:
     return "the body has a number or a text in it that cannot be read"
 
 
-def _of_anthropic(body: bytes, _: bytes) -> Envelope:
-    said = _anthropic(body)
-    return Envelope(
+def _request(body: bytes) -> _SoundRequest:
+    """What makes no sense is as good as unsaid; a maximum that is too large is the largest there is."""
+    try:
+        return _sound(body)
+    except msgspec.ValidationError:
+        said = _any(body)
+    return _SoundRequest(
+        max_completion_tokens=_count(said.max_completion_tokens),
+        max_output_tokens=_count(said.max_output_tokens),
         max_tokens=_count(said.max_tokens),
-        messages=len(said.messages or ()),
         model=_text(said.model),
+        n=_count(said.n) or 1,
         stream=said.stream is True,
-        temperature=_number(said.temperature),
-        tools=bool(said.tools),
     )
+
+
+def _of_anthropic(body: bytes, _: bytes) -> Envelope:
+    said = _request(body)
+    return Envelope(max_tokens=said.max_tokens, model=said.model, stream=said.stream)
 
 
 def _of_chat(body: bytes, _: bytes) -> Envelope:
     """Which of two maxima counts is the upstream's affair: the larger is the worst that can happen."""
-    said = _chat(body)
-    most = _count(said.max_tokens)
-    return Envelope(
-        choices=1 if said.n is None else _count(said.n) or 1,
-        max_tokens=most if said.max_completion_tokens is None else max(most, _count(said.max_completion_tokens)),
-        messages=len(said.messages or ()),
-        model=_text(said.model),
-        stream=said.stream is True,
-        temperature=_number(said.temperature),
-        tools=bool(said.tools),
-    )
+    said = _request(body)
+    most = max(said.max_tokens, said.max_completion_tokens)
+    return Envelope(choices=said.n, max_tokens=most, model=said.model, stream=said.stream)
 
 
 def _of_responses(body: bytes, _: bytes) -> Envelope:
-    said = _responses(body)
-    return Envelope(
-        max_tokens=_count(said.max_output_tokens),
-        messages=1 if isinstance(said.input, str) else len(said.input or ()),
-        model=_text(said.model),
-        stream=said.stream is True,
-        temperature=_number(said.temperature),
-        tools=bool(said.tools),
-    )
+    said = _request(body)
+    return Envelope(max_tokens=said.max_output_tokens, model=said.model, stream=said.stream)
 
 
 def _of_google(body: bytes, target: bytes) -> Envelope:
@@ -212,20 +189,17 @@ def _of_google(body: bytes, target: bytes) -> Envelope:
     model, stream = google_call(target)
     asked = said.generationConfig or said.generation_config
     if asked is None:
-        return Envelope(messages=len(said.contents or ()), model=model, stream=stream, tools=bool(said.tools))
+        return Envelope(model=model, stream=stream)
     return Envelope(
         choices=max(_count(asked.candidateCount), _count(asked.candidate_count), 1),
         max_tokens=max(_count(asked.maxOutputTokens), _count(asked.max_output_tokens)),
-        messages=len(said.contents or ()),
         model=model,
         stream=stream,
-        temperature=_number(asked.temperature),
-        tools=bool(said.tools),
     )
 
 
 def _of_other(body: bytes, _: bytes) -> Envelope:
-    return Envelope(model=_text(_other(body).model))
+    return Envelope(model=_text(_any(body).model))
 
 
 def _of_nothing(_: bytes, __: bytes) -> Envelope:
@@ -253,12 +227,6 @@ def _count(value: Any) -> int:
     if value > MOST:
         return MOST
     return value
-
-
-def _number(value: Any) -> float | None:
-    if type(value) is float:
-        return value
-    return float(value) if type(value) is int and -MOST < value < MOST else None
 
 
 def _text(value: Any) -> str:

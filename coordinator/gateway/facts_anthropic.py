@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.usage import TokenUsage
 from coordinator.gateway.answer_facts import AnswerFacts, within
-from coordinator.gateway.envelope import Sparse, sparse_reader
+from coordinator.gateway.envelope import Count, Sparse, sparse_reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,35 @@ class _AnthropicEvent(Sparse):
     usage: Any = None
 
 
+class _Creation(Sparse):
+    ephemeral_1h_input_tokens: Count = 0
+    ephemeral_5m_input_tokens: Count = 0
+
+
+class _OutputDetails(Sparse):
+    thinking_tokens: Count = 0
+
+
+class _PlainUsage(Sparse):
+    cache_creation: _Creation | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    input_tokens: Count = 0
+    iterations: None = None
+    output_tokens: Count = 0
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _PlainAnswer(Sparse, kw_only=True):
+    """A whole answer as nearly all are: what does not fit is read as an event is."""
+
+    error: None = None
+    model: str = ""
+    usage: _PlainUsage
+
+
 _anthropic: Final = sparse_reader(_AnthropicEvent)
+_plain_answer: Final = sparse_reader(_PlainAnswer)
 
 _ANTHROPIC_COUNTS: Final[Mapping[str, str]] = {
     "cache_creation_input_tokens": "written",
@@ -70,6 +98,10 @@ class AnthropicFacts(AnswerFacts):
                 self._failed(event.error or "error")
 
     def whole(self, body: bytes) -> None:
+        plain = _plain_answer(body)
+        if plain is not None:
+            self._whole_told(plain.model, _told(plain.usage))
+            return
         answer = _anthropic(body)
         if answer is not None:
             self._named(answer.model)
@@ -91,6 +123,8 @@ class AnthropicFacts(AnswerFacts):
 
     @property
     def usage(self) -> TokenUsage:
+        if self._total is not None:
+            return self._total
         hour = self._noted("written_1h")
         written = max(self._noted("written"), hour + self._noted("written_5m"))
         output = self._noted("output")
@@ -102,3 +136,18 @@ class AnthropicFacts(AnswerFacts):
             output_tokens=output + self._noted("extra_output"),
             reasoning_tokens=min(self._noted("thinking"), output),
         )
+
+
+def _told(usage: _PlainUsage) -> TokenUsage:
+    """The same sums as those of an event's counts."""
+    creation, details = usage.cache_creation, usage.output_tokens_details
+    hour = creation.ephemeral_1h_input_tokens if creation is not None else 0
+    parts = hour + creation.ephemeral_5m_input_tokens if creation is not None else 0
+    return TokenUsage(
+        cache_read_tokens=usage.cache_read_input_tokens or 0,
+        cache_write_1h_tokens=hour,
+        cache_write_tokens=max(usage.cache_creation_input_tokens or 0, parts) - hour,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=min(details.thinking_tokens, usage.output_tokens) if details is not None else 0,
+    )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from coordinator.domain.usage import TokenUsage
 from coordinator.gateway.answer_facts import AnswerFacts, within
-from coordinator.gateway.envelope import Sparse, sparse_reader
+from coordinator.gateway.envelope import Count, Sparse, sparse_reader
 
 
 class _Choice(Sparse):
@@ -26,7 +26,32 @@ class _ChatEvent(Sparse):
     usage: Any = None
 
 
+class _PromptDetails(Sparse):
+    cache_write_tokens: None = None
+    cached_tokens: Count | None = None
+
+
+class _CompletionDetails(Sparse):
+    reasoning_tokens: Count | None = None
+
+
+class _PlainUsage(Sparse, kw_only=True):
+    completion_tokens: Count = 0
+    completion_tokens_details: _CompletionDetails | None = None
+    prompt_tokens: Count
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _PlainCompletion(Sparse, kw_only=True):
+    """A whole answer as nearly all are: what does not fit is read as an event is."""
+
+    error: None = None
+    model: str = ""
+    usage: _PlainUsage
+
+
 _chat: Final = sparse_reader(_ChatEvent)
+_plain_completion: Final = sparse_reader(_PlainCompletion)
 
 _CLOSED: Final = re.compile(rb'\}(?:\\[nrt]| )*"')
 """A text ends in a closing brace: the arguments of a tool call may be complete."""
@@ -50,6 +75,8 @@ class _OpenAiFacts(AnswerFacts):
     @property
     def usage(self) -> TokenUsage:
         """Never more classes of input than there is input."""
+        if self._total is not None:
+            return self._total
         left = self._noted("input")
         read = min(self._noted("read"), left)
         written = min(self._noted("written"), left - read)
@@ -102,11 +129,28 @@ class ChatFacts(_OpenAiFacts):
         self.finished = self.finished or (self._stopped and self.error is None)
 
     def whole(self, body: bytes) -> None:
+        plain = _plain_completion(body)
+        if plain is not None:
+            self._whole_told(plain.model, _told(plain.usage))
+            return
         answer = _chat(body)
         if answer is not None:
             self._named(answer.model)
             self._count(answer.usage, "prompt_tokens", "completion_tokens")
             self._whole_ended(answer.error)
+
+
+def _told(usage: _PlainUsage) -> TokenUsage:
+    """The same sums as those of an event's counts."""
+    prompt, completion, output = usage.prompt_tokens_details, usage.completion_tokens_details, usage.completion_tokens
+    read = min(prompt.cached_tokens or 0, usage.prompt_tokens) if prompt is not None else 0
+    thought = completion.reasoning_tokens or 0 if completion is not None else 0
+    return TokenUsage(
+        cache_read_tokens=read,
+        input_tokens=usage.prompt_tokens - read,
+        output_tokens=output,
+        reasoning_tokens=min(thought, output),
+    )
 
 
 class _Response(Sparse):

@@ -61,6 +61,8 @@ class Station:
         self._tick_s = _LOCAL_TICK_S if local else _TICK_S
         self._ticked = clock.monotonic()
         self.breakers: dict[str, CircuitBreaker] = {}
+        self.kept_away: dict[str, int] = {}
+        """Calls that found a breaker open, by model."""
         self.limit = UpstreamLimit(
             max_concurrency=described.max_concurrency,
             requests_per_s=described.requests_per_s,
@@ -150,14 +152,22 @@ class Station:
 
     async def _allowed(self, call: Call, until: float) -> None:
         """Until limit and breaker let a call go. Whoever waits here is the next; the others are in the door's lines."""
+        counted = False
         while True:
             await self._limited(until)
             breaker = self.breaker(call.model)
-            now = self._clock.monotonic()
-            if breaker.allow(now):
+            if breaker.allow(self._clock.monotonic()):
                 return
+            if not counted:
+                counted = True
+                self._count_kept_away(call.model)
             why = f"it failed {self.knobs.failures_to_open} times in a row ({breaker.last_failure})"
             await self._held(_LOOK_S, until, why, Denial.UNREACHED)
+
+    def _count_kept_away(self, model: str) -> None:
+        if model not in self.kept_away and len(self.kept_away) >= MODELS:
+            del self.kept_away[next(iter(self.kept_away))]
+        self.kept_away[model] = self.kept_away.get(model, 0) + 1
 
     async def _limited(self, until: float) -> None:
         limit = self.limit

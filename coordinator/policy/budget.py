@@ -108,6 +108,11 @@ class Purse:
         self.levels: tuple[_Level, ...] = (self._own, *(above.levels if above is not None else ()))
 
     @property
+    def budget(self) -> Budget:
+        """Whose it is."""
+        return self._own.budget
+
+    @property
     def limit_usd(self) -> float:
         return NO_LIMIT if self._own.limit is None else self._own.limit / _UNIT
 

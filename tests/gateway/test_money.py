@@ -200,7 +200,7 @@ async def test_a_tasks_budget_is_not_passed_and_no_other_task_feels_it(tmp_path:
         assert len(upstream.seen) == 3
         told = await served(house, 5)
         assert [event.ending for event in told] == ["served", "served", "budget", "budget", "served"]
-        assert await house.gateway.ask(lambda engine: engine.books.spent_by("fix-it")) == pytest.approx(0.008)
+        assert await house.gateway.ask(lambda engine: engine.books._tasks["fix-it"].spent_usd) == pytest.approx(0.008)
         house.claimant = Claimant(budget_usd=0.02)
         assert (await house.reply(body=body, claim=("fix-it", 2))).status == 200, "somebody gave more"
 
@@ -489,7 +489,7 @@ async def test_the_books_sums_are_those_of_all_calls(tmp_path: Path, store: Stor
         for task in ("fix-it", "other"):
             assert by_task[task] == pytest.approx(sum(event.cost_usd for event in told if event.task == task))
             assert by_task[task] == pytest.approx(
-                await house.gateway.ask(lambda engine, name=task: engine.books.spent_by(name))
+                await house.gateway.ask(lambda engine, name=task: engine.books._tasks[name].spent_usd)
             )
         rows = [json.loads(row["data"]) for row in store.query("calls_last", limit=100)]
         assert [row["request"] for row in rows] == [event.request for event in told]

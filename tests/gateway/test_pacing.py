@@ -16,7 +16,7 @@ from coordinator.kit.clock import SystemClock
 
 
 def call_at(clock: SystemClock, task: str) -> Call:
-    return Call((task, 1), Claimant(), Dialect.ANTHROPIC_MESSAGES, b"/v1/messages", clock.monotonic())
+    return Call((task, 1), Claimant(), Dialect.ANTHROPIC_MESSAGES, "/v1/messages", clock.monotonic())
 
 
 async def test_an_agent_keeps_its_turn_when_the_fleet_has_none() -> None:
