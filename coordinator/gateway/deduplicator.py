@@ -5,20 +5,18 @@ money (unless that is waived), the same kind of answer on the wire, and an answe
 An agent's own second ask is a call of its own; only the same request of the same session, sent again while the first is under
 way or when it was not delivered whole, is that client trying again. How bytes reach callers is ``flight``'s.
 
-A new request costs one hash of its body and two look-ups while nothing like it is under way: shapes are worked out when a
-second call of the same model, protocol and owner comes, and forms when two shapes agree. Bodies are held while their
-flights last, since hashes prove nothing.
+A new request costs one hash of its body and two look-ups while nothing like it is under way: a flight is made when somebody
+joins, shapes are worked out when a second call of the same model, protocol, owner and number of messages comes, and forms
+when two shapes agree. Bodies are held while their calls last, since hashes prove nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway.dialect import Dialect
-from coordinator.gateway.flight import Flight
 from coordinator.gateway.retold import Retelling, Retold
 from coordinator.gateway.sameness import Sameness, normalised, raw_key, shape
 from coordinator.gateway.seat import Landing, Likeness
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from coordinator.gateway.agent_paths import AgentPaths
+    from coordinator.gateway.flight import Flight
     from coordinator.gateway.keys import Claim
     from coordinator.gateway.sameness import Normalised
     from coordinator.gateway.seat import Outlet, Seat
@@ -43,7 +42,8 @@ _OFF: Final = Sameness.OFF
 class Question:
     """A call as far as others may ask the same: made once per call. What is worked out of it is worked out once.
 
-    ``owner`` is whose money it is, ``sense`` what ``sameness.sense`` gives, ``streams`` whether a stream is asked for.
+    ``owner`` is whose money it is, ``sense`` what ``sameness.sense`` gives, ``streams`` whether a stream is asked for; ``model``
+    is the one it is routed to, ``most`` the tokens it asks for, ``turns`` how many messages it has.
     """
 
     __slots__ = ("_normal", "_raw", "_shape", "body", "claim", "dialect", "key", "mode", "paths", "who")
@@ -55,11 +55,14 @@ class Question:
         claim: Claim,
         dialect: Dialect,
         mode: Sameness,
+        model: str,
+        most: int,
         owner: str,
         paths: AgentPaths,
         sense: bytes,
         session: bytes,
         streams: bool,
+        turns: int,
     ) -> None:
         self._normal: Normalised | bool | None = False  # not worked out yet
         self._raw = b""
@@ -68,7 +71,7 @@ class Question:
         self.claim = claim
         self.dialect = dialect
         self.mode = mode if mode is _OFF or dialect is _MESSAGES else Sameness.RAW
-        self.key = (owner, b"%b\0%d%b" % (sense, streams, self.mode.encode()))
+        self.key = (owner, sense, model, most, streams, turns, self.mode)
         """What must be equal before forms are looked at: whose money, and the kind of call."""
         self.paths = paths
         self.who = (claim, session)
@@ -92,17 +95,44 @@ class Question:
         return self._normal
 
 
-class _Member:
-    """Somebody on a flight, and how its answer is told to them."""
+class Member:
+    """Somebody whose answer others may hear, and how it is told to them.
 
-    __slots__ = ("flight", "listed", "question", "retelling", "salt")
+    Its flight is made when the first other one comes: then ``fly`` is asked for it. Until then ``kept`` has what passed.
+    """
 
-    def __init__(self, flight: Flight, question: Question, retelling: Retelling | None) -> None:
+    __slots__ = ("_room_bytes", "flight", "fly", "kept", "listed", "question", "retelling", "salt")
+
+    def __init__(
+        self,
+        question: Question,
+        *,
+        flight: Flight | None = None,
+        fly: Callable[[], Flight] | None = None,
+        retelling: Retelling | None = None,
+        room_bytes: int = 0,
+    ) -> None:
+        self._room_bytes = room_bytes
         self.flight = flight
+        self.fly = fly
+        self.kept: list[bytes] = []
         self.listed = False  # where those are found who ask something alike
         self.question = question
         self.retelling = retelling
         self.salt = secrets.token_bytes(_SALT_BYTES) if retelling is not None else b""
+
+    def keep(self, data: bytes) -> None:
+        """A piece of the answer passed. Of one that gets too long nothing is kept, and nobody joins it any more."""
+        if self.fly is not None:
+            self.kept.append(data)
+            self._room_bytes -= len(data)
+            if self._room_bytes < 0:
+                self.fly = None
+                self.kept.clear()
+
+    def takes(self, who: object) -> bool:
+        """Whether that one may join."""
+        return self.flight.takes(who) if self.flight is not None else self.fly is not None
 
     def retold(self) -> Retold | None:
         """The same each time: one who asks again is told the same ids."""
@@ -115,20 +145,20 @@ class _Alike:
     __slots__ = ("by_shape", "new")
 
     def __init__(self) -> None:
-        self.by_shape: dict[bytes, dict[_Member, None]] = {}
-        self.new: dict[_Member, None] = {}
+        self.by_shape: dict[bytes, dict[Member, None]] = {}
+        self.new: dict[Member, None] = {}
 
-    def add(self, member: _Member) -> None:
+    def add(self, member: Member) -> None:
         self.new[member] = None
         member.listed = True
 
-    def of(self, shape: bytes) -> Iterable[_Member]:
+    def of(self, shape: bytes) -> Iterable[Member]:
         for member in self.new:
             self.by_shape.setdefault(member.question.shape, {})[member] = None
         self.new.clear()
         return tuple(self.by_shape.get(shape, ())) if shape else ()
 
-    def drop(self, member: _Member) -> bool:
+    def drop(self, member: Member) -> bool:
         """Whether nobody is left."""
         member.listed = False
         if member in self.new:
@@ -155,7 +185,8 @@ class DedupCounts:
 
 
 class Deduplicator:
-    """The table of one gateway, for its one loop. ``join`` first; ``lead`` when there was nobody to join.
+    """The table of one gateway, for its one loop. ``join`` first; ``offer`` when there was nobody to join, and ``withdraw`` when
+    that call is over.
 
     ``ttl_s``: how long an answer that was not delivered whole is kept for its client to come back. ``wait_s``: how long one
     who joined waits for a first byte before it asks alone. Both may be changed at any time.
@@ -175,21 +206,23 @@ class Deduplicator:
         self._across_owners = across_owners
         self._alike: dict[object, _Alike] = {}
         self._bytes = 0
-        self._by_raw: dict[bytes, list[_Member]] = {}
+        self._by_raw: dict[bytes, list[Member]] = {}
         self._clock = clock
         self._ended: dict[Flight, float] = {}  # when each is forgotten, the soonest first
         self._ended_bytes = 0
-        self._flight_bytes = flight_bytes
-        self._flights: dict[Flight, list[_Member]] = {}
+        self._flights: dict[Flight, list[Member]] = {}
         self._max_bytes = max_bytes
         self._max_entries = max_entries
+        self._offers = 0
         self.counts = DedupCounts()
+        self.flight_bytes = flight_bytes
+        """Kept of one answer at most, for those who come later or are slow."""
         self.ttl_s = ttl_s
         self.wait_s = wait_s
 
     def __len__(self) -> int:
-        """Flights that are known."""
-        return len(self._flights)
+        """Calls that others may find."""
+        return len(self._flights) + self._offers
 
     # -- what the relay asks -------------------------------------------------------------------------------------------
 
@@ -203,42 +236,31 @@ class Deduplicator:
         if found is None:
             return None
         member, likeness = found
-        seat = member.flight.join(
+        flight = member.flight
+        if flight is None:
+            return None
+        seat = flight.join(
             outlet, question.who, likeness=likeness, more=more, retold=member.retold(), wait_s=self.wait_s
         )
         if seat is not None:
             self.counts.joined[likeness] += 1
-            if likeness is not Likeness.RETRY and member.flight in self._flights:
+            if likeness is not Likeness.RETRY and flight in self._flights:
+                self._flights[flight].append(member)
                 self._add(member)
         return seat
 
-    def lead(
-        self,
-        question: Question,
-        outlet: Outlet,
-        abandon: Callable[[], object],
-        *,
-        more: Iterable[tuple[bytes, bytes]] = (),
-    ) -> Flight | None:
-        """A new flight, which others find from now on; None: this call is shared with nobody, and goes the plain way."""
+    def offer(self, question: Question, fly: Callable[[], Flight]) -> Member | None:
+        """Others find this call from now on. ``fly``: makes a flight of it, for the first who does, with ``changed`` as its
+        ``on_change``. None: this call is shared with nobody, and goes the plain way."""
         if question.mode is _OFF:
             return None
         if self._ended:
             self._forget()
-        if len(self._flights) >= self._max_entries or self._bytes + len(question.body) > self._max_bytes:
+        if len(self) >= self._max_entries or self._bytes + len(question.body) > self._max_bytes:
             self.counts.crowded += 1
             return None
-        flight = Flight(
-            outlet,
-            question.who,
-            abandon=abandon,
-            loop=asyncio.get_running_loop(),
-            max_bytes=self._flight_bytes,
-            more=more,
-            on_change=self._changed,
-        )
-        member = _Member(flight, question, None)
-        self._flights[flight] = []
+        member = Member(question, fly=fly, room_bytes=self.flight_bytes)
+        self._offers += 1
         self._add(member)
         if question.mode is not Sameness.RAW:
             scope = self._scope(question)
@@ -247,7 +269,16 @@ class Deduplicator:
                 alike = self._alike[scope] = _Alike()
             alike.add(member)
         self.counts.led += 1
-        return flight
+        return member
+
+    def withdraw(self, member: Member) -> None:
+        """An offered call is over. One that has a flight is in the table as long as that is wanted."""
+        if member.flight is None:
+            self._offers -= 1
+            member.fly = None
+            if member.listed:
+                self._unlist(member)
+            self._remove(member)
 
     def settle(self, seat: Seat, usd: float) -> None:
         """A seat that ``join`` gave has landed; ``usd``: what its own call would have cost. Once for each."""
@@ -262,46 +293,69 @@ class Deduplicator:
     def _scope(self, question: Question) -> tuple[object, ...]:
         return question.key[1:] if self._across_owners else question.key
 
-    def _found(self, question: Question) -> tuple[_Member, Likeness] | None:
-        """Somebody to join, and how the two are alike. A member that is new is one that is not yet in the table."""
+    def _found(self, question: Question) -> tuple[Member, Likeness] | None:
+        """Somebody to join, who has a flight by now, and how the two are alike. A member that is new is one that is not yet in
+        the table."""
         scope = self._scope(question)
         for member in self._by_raw.get(question.raw, ()):
             asked = member.question
-            if not member.flight.takes(question.who) or self._scope(asked) != scope or asked.body != question.body:
+            if not member.takes(question.who) or self._scope(asked) != scope or asked.body != question.body:
                 continue
             if asked.who == question.who:
+                self._launch(member)
                 return member, Likeness.RETRY
             if asked.claim != question.claim and member.retelling is None:
                 return self._verbatim(member, question), Likeness.RAW
         likeness = Likeness.LOOSE if question.mode is Sameness.LOOSE else Likeness.STRICT
         alike = self._alike.get(scope)
         for member in alike.of(question.shape) if alike is not None else ():
-            if member.question.claim != question.claim and member.flight.takes(question.who):
+            if member.question.claim != question.claim and member.takes(question.who):
                 retelling = _retelling(member.question, question)
                 if retelling is not None:
-                    return _Member(member.flight, question, retelling), likeness
+                    return Member(question, flight=self._launch(member), retelling=retelling), likeness
         return None
 
-    def _verbatim(self, member: _Member, question: Question) -> _Member:
+    def _launch(self, member: Member) -> Flight | None:
+        """The flight of a call that was on its own until now."""
+        if member.flight is None and member.fly is not None:
+            member.flight = flight = member.fly()
+            member.fly = None
+            member.kept = []
+            self._offers -= 1
+            self._flights[flight] = [member]
+        return member.flight
+
+    def _verbatim(self, member: Member, question: Question) -> Member:
         """The very same request, another agent: whatever it names, both name it. Only ids are told anew, where known how."""
         retelling = Retelling.of_ids() if question.dialect is _MESSAGES else None
-        return _Member(member.flight, question, retelling)
+        return Member(question, flight=self._launch(member), retelling=retelling)
 
     # -- the table -----------------------------------------------------------------------------------------------------
 
-    def _add(self, member: _Member) -> None:
-        self._flights[member.flight].append(member)
+    def _add(self, member: Member) -> None:
         self._by_raw.setdefault(member.question.raw, []).append(member)
         self._bytes += len(member.question.body)
 
-    def _changed(self, flight: Flight) -> None:
+    def _remove(self, member: Member) -> None:
+        raw = member.question.raw
+        members = self._by_raw[raw]
+        members.remove(member)
+        if not members:
+            del self._by_raw[raw]
+        self._bytes -= len(member.question.body)
+
+    def _unlist(self, member: Member) -> None:
+        scope = self._scope(member.question)
+        if self._alike[scope].drop(member):
+            del self._alike[scope]
+
+    def changed(self, flight: Flight) -> None:
+        """It is open no more, or nobody is in it."""
         members = self._flights.get(flight)
         if members is None:
             return
         if members[0].listed and not flight.open:
-            scope = self._scope(members[0].question)
-            if self._alike[scope].drop(members[0]):
-                del self._alike[scope]
+            self._unlist(members[0])
         if not flight.empty:
             return
         if not (flight.replayable and flight.unfinished):
@@ -315,11 +369,7 @@ class Deduplicator:
         if self._ended.pop(flight, None) is not None:
             self._ended_bytes -= _weight(flight, gone)
         for member in gone:
-            members = self._by_raw[member.question.raw]
-            members.remove(member)
-            if not members:
-                del self._by_raw[member.question.raw]
-            self._bytes -= len(member.question.body)
+            self._remove(member)
 
     def _forget(self) -> None:
         """Answers that nobody came back for in time, and the oldest when there are too many."""
@@ -331,7 +381,7 @@ class Deduplicator:
             self._drop(flight)
 
 
-def _weight(flight: Flight, members: list[_Member]) -> int:
+def _weight(flight: Flight, members: list[Member]) -> int:
     """Bytes held: an answer, and requests with their forms."""
     return flight.kept_bytes + sum(2 * len(member.question.body) for member in members)
 

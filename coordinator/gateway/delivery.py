@@ -15,6 +15,7 @@ from coordinator.gateway.calls import NO_USAGE, CallEnding
 from coordinator.gateway.courier import UpRequest
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.gateway.routing import spoken
+from coordinator.gateway.seat import AnswerHead
 from coordinator.gateway.translation import Translation
 from coordinator.gateway.usage_reader import usage_reader
 from coordinator.kit.wire import field
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from coordinator.gateway.books import Books, Hold
     from coordinator.gateway.calls import Call
     from coordinator.gateway.courier import Failure
+    from coordinator.gateway.deduplicator import Member
     from coordinator.gateway.echo import EchoAnswer
     from coordinator.gateway.flight import Flight
     from coordinator.gateway.station import Station
     from coordinator.gateway.usage_reader import UsageReader
     from coordinator.kit.clock import Clock
+    from coordinator.kit.wire import RawHeaders
     from coordinator.kit.wire_client import Answer, RequestLines
     from coordinator.kit.wire_exchange import Exchange
 
@@ -44,17 +47,21 @@ _BYTES_PER_TOKEN: Final = 4
 
 class RelayDelivery:
     """One call's; used for each try in turn. ``rest`` is the protocol's own path with its query, ``body`` the request's, plain.
-    With ``flight`` others may hear the answer as well. ``usage`` is what all tries used, up to date after ``account``."""
+    With a ``member`` others may find it, with a ``flight`` they hear it too. ``usage`` is what all tries used, up to date after
+    ``account``.
+    """
 
     def __init__(
         self, exchange: Exchange, call: Call, rest: bytes, body: bytes, clock: Clock, books: Books, alias: bytes
     ) -> None:
         self._alias = alias
+        self._answer: Answer | EchoAnswer | None = None
         self._body = body
         self._books = books
         self._call = call
         self._clock = clock
         self._exchange = exchange
+        self._headers: RawHeaders = ()
         self._look_at = LOOK_BYTES
         self._reader: UsageReader | None = None
         self._rest = rest
@@ -62,6 +69,7 @@ class RelayDelivery:
         self._translation: Translation | None = None
         self.begun = False
         self.flight: Flight | None = None
+        self.member: Member | None = None
         self.hold: Hold | None = None
         self.usage = NO_USAGE
 
@@ -103,7 +111,7 @@ class RelayDelivery:
         dialect = call.dialect if translation is None else translation.dialect
         self._reader = reader = usage_reader(dialect, content_type=kind, content_encoding=coding)
         call.first_at = self._clock.monotonic()
-        tap = self._watched(reader, answer) if self.hold is not None and call.stream else reader.feed
+        tap = self._tap(reader, answer)
         if translation is not None:
             if call.stream:
                 self.begun, call.status = True, 200
@@ -115,6 +123,7 @@ class RelayDelivery:
         self.begun, call.status = True, answer.status
         if not named:
             headers = (*headers, (b"x-request-id", call.id.encode()))
+        self._answer, self._headers = answer, headers
         if self.flight is None:
             self._exchange.start(answer.status, headers, reason=answer.reason, length=answer.length)
             await answer.flow(self._exchange, tap)
@@ -157,6 +166,30 @@ class RelayDelivery:
             if not usage.prompt_tokens:
                 usage = usage + TokenUsage(input_tokens=len(self._body) // _BYTES_PER_TOKEN)
         self.usage = usage if self.usage is NO_USAGE else self.usage + usage
+
+    @property
+    def answered(self) -> AnswerHead | None:
+        """The head that was passed on; None: there is none yet."""
+        answer = self._answer
+        return AnswerHead(answer.status, self._headers, answer.reason, answer.length) if answer is not None else None
+
+    def fly(self, flight: Flight) -> None:
+        """Others want to hear it too: from here on it goes by way of ``flight``."""
+        self.flight = flight
+        if self._answer is not None:
+            self._answer.divert(flight)
+
+    def _tap(self, reader: UsageReader, answer: Answer | EchoAnswer) -> Callable[[bytes], None]:
+        feed = self._watched(reader, answer) if self.hold is not None and self._call.stream else reader.feed
+        if self.member is None:
+            return feed
+        keep = self.member.keep
+
+        def both(data: bytes) -> None:
+            feed(data)
+            keep(data)
+
+        return both
 
     def _watched(self, reader: UsageReader, answer: Answer | EchoAnswer) -> Callable[[bytes], None]:
         """A stream that is cut when nothing is left to pay for it."""

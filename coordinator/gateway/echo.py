@@ -89,8 +89,10 @@ class EchoAnswer:
         self.headers: RawHeaders = (kind,)
         self.ended = False
         self.length = sum(map(len, pieces)) if kind is _JSON else None
+        self._exchange: BodySink
         self._pieces = pieces
         self._pause_s = pause_s
+        self._room = asyncio.Event()
 
     @property
     def at_hand(self) -> bytes:
@@ -112,16 +114,19 @@ class EchoAnswer:
         self.ended = True
 
     async def flow(self, exchange: BodySink, tap: Callable[[bytes], None] | None) -> None:
-        room = asyncio.Event()
-        exchange.on_room(room.clear, room.set)
+        self.divert(exchange)
         async for piece in self:
-            while exchange.full and not exchange.gone:
-                room.clear()
-                await room.wait()
+            while self._exchange.full and not self._exchange.gone:
+                self._room.clear()
+                await self._room.wait()
             if tap is not None:
                 tap(piece)
-            exchange.send(piece)
-        exchange.finish()
+            self._exchange.send(piece)
+        self._exchange.finish()
+
+    def divert(self, exchange: BodySink) -> None:
+        self._exchange = exchange
+        exchange.on_room(self._room.clear, self._room.set)
 
     def close(self) -> None:
         self._pieces = []

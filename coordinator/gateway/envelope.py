@@ -51,12 +51,14 @@ def sparse_reader(kind: type[_T]) -> Callable[[bytes], _T | None]:
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """``max_tokens``: the most that may be generated per choice (0: the request does not say)."""
+    """``max_tokens``: the most that may be generated per choice (0: the request does not say). ``turns``: messages in a
+    conversation of Anthropic's protocol."""
 
     choices: int = 1
     max_tokens: int = 0
     model: str = ""
     stream: bool = False
+    turns: int = 0
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
@@ -69,6 +71,7 @@ class _SoundRequest(Sparse):
     max_completion_tokens: Count = 0
     max_output_tokens: Count = 0
     max_tokens: Count = 0
+    messages: list[Raw] | None = None
     model: str = ""
     n: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 1
     stream: bool = False
@@ -169,7 +172,8 @@ def _request(body: bytes) -> _SoundRequest:
 
 def _of_anthropic(body: bytes, _: bytes) -> Envelope:
     said = _request(body)
-    return Envelope(max_tokens=said.max_tokens, model=said.model, stream=said.stream)
+    turns = len(said.messages or ())
+    return Envelope(max_tokens=said.max_tokens, model=said.model, stream=said.stream, turns=turns)
 
 
 def _of_chat(body: bytes, _: bytes) -> Envelope:

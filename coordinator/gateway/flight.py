@@ -4,26 +4,15 @@ Owns one invariant: whoever stays is given exactly the bytes of the answer, from
 however fast it reads; and the upstream call lives as long as anybody wants it, no longer. What may be shared is decided
 elsewhere (``deduplicator``); a flight opens no connection and knows no protocol.
 
-**Wiring.** A flight is an exchange to ``Answer.flow``: it has ``gone``, ``full``, ``send``, ``finish`` and ``on_room``. The
-call is made by the task that serves its first caller, as without a flight::
+**Wiring.** The call is made by the task that serves its first caller, as if there were no flight, and offered to others
+(``Deduplicator.offer``). When one of them joins, a flight is made of it, as far as it has come, and stands between the answer
+and its callers from then on: it is an exchange to ``Answer.flow``, with ``gone``, ``full``, ``send``, ``finish`` and
+``on_room``, and an answer that flows already is diverted to it. The task calls ``cut`` when it is through (nothing, when the
+answer has ended; else the others hear of it) and waits for ``lead.landed()``: at once, unless the first caller reads slowly.
+Who joins waits for ``Seat.landed`` (being cancelled leaves the flight), and asks anew when that is ``ALONE``.
 
-    while (seat := deduplicator.join(question, exchange)) is not None:
-        landing = await seat.landed()                          # being cancelled (the client hung up) leaves the flight
-        deduplicator.settle(seat, price)
-        if landing is not Landing.ALONE:
-            return                                             # tell of it; whose money: flight.payer
-    flight = deduplicator.lead(question, exchange, asyncio.current_task().cancel)     # None: the plain way
-    exchange.on_gone = lambda: flight.leave(flight.lead)       # True: others remain, so this task is not to be cancelled
-    try:
-        answer = await origin.ask(...)                         # chair, budget, retries, fail-over: before head(), as ever
-        flight.head(answer.status, down(answer.headers), reason=answer.reason, length=answer.length)
-        await answer.flow(flight, tap)                         # a translated answer: flight.data(...), flight.end()
-    finally:
-        flight.cut()                                           # nothing when it has ended; else the others hear of it
-    await flight.lead.landed()                                 # returns at once unless the first caller reads slowly
-
-* *One caller* costs a list entry per ``data_received`` more than plain ``flow(exchange, tap)`` (0.16 µs): no task, no future,
-  no queue, no timer. For late joiners it keeps the bytes that passed, as they are, until it ends: ``max_bytes`` of them at
+* *One caller* costs a list entry per ``data_received`` more than plain ``flow(exchange, tap)``: no task, no future, no queue,
+  no timer. For late joiners the bytes that passed are kept, as they are, until the answer ends: ``max_bytes`` of them at
   most, and nothing from there on. An answer has some 10 to 500 KB, so a thousand open streams hold tens of megabytes.
 * *The first caller leaves*: its connection's loss must not cancel its task while ``leave`` says True (so must revoking its
   key: ``leave``, then cut the exchange, and cancel only on False). The task goes on as the upstream call's, with its chair,
@@ -58,6 +47,9 @@ _JOINED_BYTES: Final = 64 * 1024
 class Flight:
     """``abandon`` ends the upstream call (it cancels the task that makes it); it is called when nobody is left to answer, but
     for the first caller, whose own leaving ends its task anyway. ``on_change``: it is open no more, or nobody is in it.
+
+    ``answered`` and ``kept``: its first caller was given that head, and the pieces that came after it, before there was a
+    flight.
     """
 
     __slots__ = (
@@ -90,22 +82,25 @@ class Flight:
         who: Hashable,
         *,
         abandon: Callable[[], object],
+        answered: AnswerHead | None = None,
+        kept: list[bytes] | None = None,
         loop: asyncio.AbstractEventLoop,
         max_bytes: int,
         more: Iterable[tuple[bytes, bytes]] = (),
         on_change: Callable[[Flight], None],
     ) -> None:
+        kept = kept or []
         self._abandon = abandon
-        self._bytes = 0
+        self._bytes = sum(map(len, kept))
         self._first = 0  # the number of the first piece that is kept
         self._held = False
         self._hold: Callable[[], None] | None = None
-        self._kept: list[bytes] = []
+        self._kept = kept
         self._loop = loop
         self._max_bytes = max_bytes
         self._on_change = on_change
         self._release: Callable[[], None] | None = None
-        self.answered: AnswerHead | None = None
+        self.answered = answered
         self.barred: set[Hashable] = set()
         """Who cannot be told this answer."""
         self.lead = Seat(self, outlet, who, more=more)
@@ -114,12 +109,14 @@ class Flight:
         self.over = False
         """Nothing more will come."""
         self.payer = self.lead
-        self.pieces = 0
+        self.pieces = len(kept)
         self.unfinished: set[Hashable] = set()
         """Who left without the whole of it."""
         self.whole = False
         self._seats: list[Seat] = [self.lead]
         self._only: Seat | None = self.lead  # who is alone and has everything: nothing is counted for it but its pieces
+        if answered is not None:
+            self.lead.go_on(len(kept))
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 

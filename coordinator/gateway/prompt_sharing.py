@@ -150,9 +150,12 @@ def _question(prompt: SharedPrompt) -> Question:
         claim=prompt.claim,
         dialect=Dialect.OPENAI_CHAT,  # of those whose answers are given again as they are
         mode=Sameness.RAW,
+        model="",
+        most=0,
         owner=prompt.owner,
         paths=_NOWHERE,
         sense=b"prompt",
         session=b"",
         streams=False,
+        turns=0,
     )

@@ -179,7 +179,7 @@ class Relay:
         delivery = RelayDelivery(exchange, call, rest, body, self._clock, self._books, alias)
         question = None
         if spoken(stations[0].upstream.kind, call.dialect) is call.dialect:
-            question = self.sharing.question(call, exchange, stations[0], rest, caller.session)
+            question = self.sharing.question(call, exchange, stations[0], caller, envelope)
             if question is not None and await self.sharing.joined(call, exchange, question):
                 return
         if self._books.limits(call):
@@ -189,7 +189,7 @@ class Relay:
             if self._pacing.paces:
                 await self._pacing.wait(call)
             if question is not None:
-                self.sharing.lead(call, exchange, question, delivery, price)
+                self.sharing.offer(call, exchange, question, delivery, price)
             await self._courier.carry(call, stations, delivery)
         finally:
             await self._settle(call, stations, delivery, len(body))
@@ -199,7 +199,10 @@ class Relay:
         delivery.account()
         pays = True
         try:
-            pays = await self.sharing.landed(delivery)
+            if delivery.member is not None:
+                self.sharing.deduplicator.withdraw(delivery.member)
+            if delivery.flight is not None:
+                pays = await self.sharing.landed(delivery, delivery.flight)
         finally:
             call.usage = delivery.usage if pays and not call.over else NO_USAGE
             price = self._price(call, stations)

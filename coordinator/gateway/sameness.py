@@ -94,8 +94,8 @@ def raw_key(body: bytes) -> bytes:
     return xxhash.xxh3_128_digest(body)
 
 
-def sense(dialect: Dialect, path: bytes, model: str, headers: RawHeaders) -> bytes:
-    """What beside the body has a meaning. ``path`` is the protocol's own, with its query; ``model`` is the one it is routed to.
+def sense(dialect: Dialect, path: bytes, headers: RawHeaders) -> bytes:
+    """What beside the body has a meaning. ``path`` is the protocol's own, with its query.
 
     ``Accept-Encoding`` counts as well: an answer that is shared is not packed anew.
     """
@@ -110,7 +110,7 @@ def sense(dialect: Dialect, path: bytes, model: str, headers: RawHeaders) -> byt
                 version = value
             case b"accept-encoding":
                 packing = value
-    return b"%b\0%b\0%b\0%b\0%b\0%b" % (dialect.encode(), path, model.encode(), version, _betas(betas), packing)
+    return b"%b\0%b\0%b\0%b\0%b" % (dialect.encode(), path, version, _betas(betas), packing)
 
 
 @functools.lru_cache(maxsize=256)

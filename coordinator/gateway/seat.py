@@ -197,6 +197,12 @@ class Seat:
         except ConnectionError:
             self._flight.leave(self)
 
+    def go_on(self, taken: int) -> None:
+        """It was given the head and so many pieces before there was a flight."""
+        self._started = True
+        self.taken = taken
+        self._outlet.on_room(self._flight.pace, self._resumed)
+
     def pump(self) -> None:
         """Give what it has not had, as far as its connection takes it; and the end, if that has come."""
         flight = self._flight

@@ -6,10 +6,12 @@ avoided, at the price that it would have had. What is the same is ``deduplicator
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway.agent_paths import AgentPaths
 from coordinator.gateway.deduplicator import Deduplicator, Question
+from coordinator.gateway.flight import Flight
 from coordinator.gateway.sameness import Sameness, sense
 from coordinator.gateway.seat import Landing
 from coordinator.policy.pricing import cost_usd
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from coordinator.gateway.calls import Call, CallEnding
     from coordinator.gateway.delivery import RelayDelivery
     from coordinator.gateway.dials import Dials
-    from coordinator.gateway.flight import Flight
+    from coordinator.gateway.doorkeeper import Caller
+    from coordinator.gateway.envelope import Envelope
     from coordinator.gateway.keys import Claim
     from coordinator.gateway.seat import Seat
     from coordinator.gateway.station import Station
@@ -44,6 +47,57 @@ class _Bill:
         self.price = price
 
 
+class _Offer:
+    """One call on its own way, until somebody joins it."""
+
+    __slots__ = ("_call", "_delivery", "_exchange", "_price", "_question", "_sharing")
+
+    def __init__(
+        self,
+        sharing: Sharing,
+        call: Call,
+        exchange: Exchange,
+        question: Question,
+        delivery: RelayDelivery,
+        price: Price | None,
+    ) -> None:
+        self._call = call
+        self._delivery = delivery
+        self._exchange = exchange
+        self._price = price
+        self._question = question
+        self._sharing = sharing
+
+    def fly(self) -> Flight:
+        """A flight, as far as the call has come."""
+        call, delivery, exchange, table = self._call, self._delivery, self._exchange, self._sharing.deduplicator
+        task, member = call.task, delivery.member
+        assert task is not None  # it is under way
+        flight = Flight(
+            exchange,
+            self._question.who,
+            abandon=task.cancel,
+            answered=delivery.answered,
+            kept=member.kept if member is not None else None,
+            loop=asyncio.get_running_loop(),
+            max_bytes=table.flight_bytes,
+            on_change=table.changed,
+        )
+        delivery.fly(flight)
+
+        def leave(ending: CallEnding) -> bool:
+            if not flight.leave(flight.lead):
+                return False
+            call.ending = ending
+            exchange.cut()
+            self._sharing.over(call, exchange)
+            return True
+
+        call.leave = leave
+        self._sharing.bill(flight, delivery, self._price)
+        return flight
+
+
 class Sharing:
     """``over`` ends a call whose client left while its flight goes on for others."""
 
@@ -58,27 +112,33 @@ class Sharing:
         self._books = books
         self._bills: dict[Flight, _Bill] = {}
         self._mode = Sameness(settings.dedup)
-        self._over = over
         self._paths: dict[Claim, AgentPaths] = {}
         self.deduplicator = Deduplicator(clock, ttl_s=dials.dedup_ttl_s, wait_s=dials.dedup_wait_s)
+        self.over = over
         self._dials = dials
 
     def question(
-        self, call: Call, exchange: Exchange, station: Station, rest: bytes, session: bytes
+        self, call: Call, exchange: Exchange, station: Station, caller: Caller, envelope: Envelope
     ) -> Question | None:
         """None: this call is nobody else's."""
         if self._mode is Sameness.OFF or exchange.method != b"POST":
             return None
+        about: bytes | None = exchange.notes.get(Sharing)
+        if about is None:
+            about = exchange.notes[Sharing] = sense(call.dialect, caller.address.rest, exchange.headers)
         return Question(
             exchange.body,
             claim=call.claim,
             dialect=call.dialect,
             mode=self._mode,
+            model=call.model,
+            most=envelope.max_tokens,
             owner=station.upstream.settings.owner,
             paths=self._paths_of(call),
-            sense=sense(call.dialect, rest, call.model, exchange.headers),
-            session=session,
+            sense=about,
+            session=caller.session,
             streams=call.stream,
+            turns=envelope.turns,
         )
 
     async def joined(self, call: Call, exchange: Exchange, question: Question) -> bool:
@@ -101,34 +161,19 @@ class Sharing:
             return True
         return False
 
-    def lead(
+    def offer(
         self, call: Call, exchange: Exchange, question: Question, delivery: RelayDelivery, price: Price | None
     ) -> None:
         """Others may join this call from now on."""
-        task = call.task
-        if task is None:
-            return
-        flight = self.deduplicator.lead(question, exchange, task.cancel)
-        if flight is None:
-            return
-        delivery.flight = flight
+        offer = _Offer(self, call, exchange, question, delivery, price)
+        delivery.member = self.deduplicator.offer(question, offer.fly)
+
+    def bill(self, flight: Flight, delivery: RelayDelivery, price: Price | None) -> None:
+        """It will have to be said who pays for that."""
         self._bills[flight] = _Bill(delivery, price)
 
-        def leave(ending: CallEnding) -> bool:
-            if not flight.leave(flight.lead):
-                return False
-            call.ending = ending
-            exchange.cut()
-            self._over(call, exchange)
-            return True
-
-        call.leave = leave
-
-    async def landed(self, delivery: RelayDelivery) -> bool:
+    async def landed(self, delivery: RelayDelivery, flight: Flight) -> bool:
         """The flight's call is over; wait until its first caller has it all. Whether that one pays."""
-        flight = delivery.flight
-        if flight is None:
-            return True
         try:
             if flight.whole:
                 await flight.lead.landed()

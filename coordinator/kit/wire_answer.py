@@ -159,6 +159,11 @@ class Answer:
         if self._fault is not None:
             raise self._fault
 
+    def divert(self, exchange: BodySink) -> None:
+        """While ``flow`` goes on: what comes from now on goes to another one, which stands where the last one stood."""
+        self._exchange = exchange
+        exchange.on_room(self.hold, self.go_on)
+
     def close(self) -> None:
         """Hang up, unless the answer is whole or broke off; that frees the upstream's call."""
         connection, self._connection = self._connection, None

@@ -45,10 +45,13 @@ def question(claim: tuple[str, int], data: bytes | None = None, **more: Any) -> 
         "claim": claim,
         "dialect": dialect,
         "mode": Sameness.STRICT,
+        "model": "m",
+        "most": 9,
         "owner": "org",
         "paths": AgentPaths({worktree(claim): "w"}),
-        "sense": sense(dialect, b"/v1/messages", "m", ()),
+        "sense": sense(dialect, b"/v1/messages", ()),
         "session": b"s",
         "streams": True,
+        "turns": 1,
     }
     return Question(body(claim) if data is None else data, **{**plain, **more})

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import timeit
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from coordinator.gateway.agent_paths import AgentPaths
 from coordinator.gateway.deduplicator import Deduplicator, Question
 from coordinator.gateway.dialect import Dialect
+from coordinator.gateway.flight import Flight
 from coordinator.gateway.sameness import Sameness, sense
 from coordinator.gateway.seat import Landing, Likeness, Seat
 from tests.gateway.callers import HEAD, START, STOP, TEXT, THINKING, Reader, delta, event
 from tests.gateway.questions import ANN, BEN, CAI, OPENAI, HandClock, body, question, worktree
-
-if TYPE_CHECKING:
-    from coordinator.gateway.flight import Flight
 
 
 class Rig:
@@ -31,9 +30,21 @@ class Rig:
     def lead(self, asked: Question) -> tuple[Flight, Reader]:
         reader = Reader()
         assert self.table.join(asked, reader) is None
-        flight = self.table.lead(asked, reader, self._abandon)
+        member = self.table.offer(asked, lambda: self.fly(asked, reader))
+        assert member is not None
+        flight = self.table._launch(member)
         assert flight is not None
         return flight, reader
+
+    def fly(self, asked: Question, reader: Reader) -> Flight:
+        return Flight(
+            reader,
+            asked.who,
+            abandon=self._abandon,
+            loop=asyncio.get_running_loop(),
+            max_bytes=self.table.flight_bytes,
+            on_change=self.table.changed,
+        )
 
     def join(self, asked: Question) -> tuple[Seat, Reader] | None:
         reader = Reader()
@@ -108,7 +119,7 @@ async def test_money_is_shared_where_that_is_allowed() -> None:
 
 async def test_off_is_off(rig: Rig) -> None:
     off = question(ANN, mode=Sameness.OFF)
-    assert rig.table.lead(off, Reader(), bool) is None
+    assert rig.table.offer(off, lambda: rig.fly(off, Reader())) is None
     rig.lead(question(ANN))
     assert rig.joins(off) is None
 
@@ -147,7 +158,7 @@ async def test_reasoning_that_turns_up_sends_the_other_on_its_own_way(rig: Rig) 
     rig.table.settle(found[0], 1.0)
     assert (rig.table.counts.alone, rig.table.counts.saved_calls) == (1, 0)
     assert rig.join(asked) is None
-    own = rig.table.lead(asked, Reader(), bool)
+    own = rig.table.offer(asked, lambda: rig.fly(asked, Reader()))
     assert own is not None
     assert rig.joins(question(CAI, body(CAI, thinking=adaptive))) is Likeness.STRICT
 
@@ -305,7 +316,8 @@ async def test_a_full_table_shares_no_more() -> None:
         rig = Rig(**more)
         for said in ("one", "two"):
             rig.lead(question(ANN, body(ANN, said)))
-        assert rig.table.lead(question(BEN, body(BEN, "three")), Reader(), bool) is None
+        crowded = question(BEN, body(BEN, "three"))
+        assert rig.table.offer(crowded, lambda: rig.fly(crowded, Reader())) is None  # noqa: B023
         assert rig.table.counts.crowded == 1
         assert rig.joins(question(BEN, body(BEN, "two"))) is Likeness.STRICT
 
@@ -343,11 +355,11 @@ async def test_a_new_question_costs_next_to_nothing(rig: Rig) -> None:
         asked = question_of(large)
         reader = Reader()
         assert rig.table.join(asked, reader) is None
-        flight = rig.table.lead(asked, reader, bool)
-        assert flight is not None
-        flight.cut()
+        member = rig.table.offer(asked, lambda: rig.fly(asked, reader))
+        assert member is not None
+        rig.table.withdraw(member)
 
-    paths, about = AgentPaths({worktree(ANN): "w"}), sense(Dialect.ANTHROPIC_MESSAGES, b"/v1/messages", "m", ())
+    paths, about = AgentPaths({worktree(ANN): "w"}), sense(Dialect.ANTHROPIC_MESSAGES, b"/v1/messages", ())
 
     def question_of(data: bytes) -> Question:
         return Question(
@@ -355,11 +367,14 @@ async def test_a_new_question_costs_next_to_nothing(rig: Rig) -> None:
             claim=ANN,
             dialect=Dialect.ANTHROPIC_MESSAGES,
             mode=Sameness.STRICT,
+            model="m",
+            most=9,
             owner="org",
             paths=paths,
             sense=about,
             session=b"s",
             streams=True,
+            turns=1,
         )
 
     assert min(timeit.repeat(once, number=20, repeat=20)) / 20 < 100e-6

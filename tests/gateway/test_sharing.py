@@ -170,3 +170,138 @@ async def test_an_upstream_that_fails_fails_each_by_itself(tmp_path: Path) -> No
         assert len(upstream.seen) == 2
         one.close()
         other.close()
+
+
+PIECES = [b'data: {"choices":[{"delta":{"content":"%d"}}]}\n\n' % number for number in range(8)]
+CHAT = json.dumps({"model": "gpt-x", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+
+
+async def test_who_comes_in_the_middle_of_a_stream_hears_it_from_the_beginning(tmp_path: Path) -> None:
+    """The first one was alone until then, and goes on as if nothing were."""
+    steps = asyncio.Queue[bytes]()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        while piece := await steps.get():
+            await exchange.chunk(piece)
+        await exchange.send(b"0\r\n\r\n")
+
+    async with shared(tmp_path, script) as (house, upstream):
+        one = await house.ask("/v1/chat/completions", body=CHAT)
+        for piece in PIECES[:3]:
+            steps.put_nowait(piece)
+        await one.head()
+        assert [await one.chunk() for _ in range(3)] == PIECES[:3]
+        other = await house.ask("/v1/chat/completions", body=CHAT, claim=("other", 1))
+        await other.head()
+        caught_up = b""
+        while len(caught_up) < len(b"".join(PIECES[:3])):
+            caught_up += await other.chunk()
+        assert caught_up == b"".join(PIECES[:3])
+        for talk in (one, other):
+            talk.rest = asyncio.ensure_future(rest_of(talk))
+        for piece in PIECES[3:]:
+            steps.put_nowait(piece)
+        steps.put_nowait(b"")
+        assert [await talk.rest for talk in (one, other)] == [b"".join(PIECES[3:])] * 2
+        assert len(upstream.seen) == 1
+        await until(lambda: len(house.served()) == 2)
+        assert {event.task: event.collapsed for event in house.served()} == {"fix-it": "", "other": "raw"}
+        one.close()
+        other.close()
+
+
+async def test_the_first_may_leave_a_stream_that_another_joined_in_its_middle(tmp_path: Path) -> None:
+    steps = asyncio.Queue[bytes]()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        while piece := await steps.get():
+            await exchange.chunk(piece)
+        await exchange.send(b"0\r\n\r\n")
+
+    async with shared(tmp_path, script) as (house, upstream):
+        one = await house.ask("/v1/chat/completions", body=CHAT)
+        steps.put_nowait(PIECES[0])
+        await one.head()
+        await one.chunk()
+        other = await house.ask("/v1/chat/completions", body=CHAT, claim=("other", 1))
+        await other.head()
+        assert await other.chunk() == PIECES[0]
+        one.close()
+        await until(lambda: house.served())
+        assert house.served()[0].ending == "left"
+        for piece in (*PIECES[1:], b""):
+            steps.put_nowait(piece)
+        assert await rest_of(other) == b"".join(PIECES[1:])
+        await until(lambda: len(house.served()) == 2)
+        assert (house.served()[1].ending, house.served()[1].task) == ("served", "other")
+        assert not upstream.seen[0].gone.is_set(), "the upstream's call went on"
+        other.close()
+
+
+async def test_a_slow_first_caller_does_not_hold_who_joins_in_the_middle(tmp_path: Path) -> None:
+    """Its connection was full, and the upstream held for it; with another one there it goes on."""
+    large = [b"data: " + b"%d" % number * 32_768 + b"\n\n" for number in range(100, 400)]
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        for piece in large:
+            await exchange.chunk(piece)
+        await exchange.send(b"0\r\n\r\n")
+
+    def lengthen(engine: Any) -> None:
+        engine._relay.sharing.deduplicator.flight_bytes = 2**26  # more than all sockets on the way take
+
+    async with shared(tmp_path, script) as (house, upstream):
+        await house.gateway.ask(lengthen)
+        one = await house.ask("/v1/chat/completions", body=CHAT)
+        await one.head()
+        call = await house.gateway.ask(lambda engine: engine._calls.open()[0])
+        await until(lambda: call.exchange is not None and call.exchange.full)
+        other = await house.ask("/v1/chat/completions", body=CHAT, claim=("other", 1))
+        await other.head()
+        assert await rest_of(other) == b"".join(large)
+        assert await rest_of(one) == b"".join(large), "the slow one misses nothing"
+        assert len(upstream.seen) == 1
+        one.close()
+        other.close()
+
+
+async def test_nobody_joins_an_answer_that_is_too_long_to_be_kept(tmp_path: Path) -> None:
+    steps = asyncio.Queue[bytes]()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        while piece := await steps.get():
+            await exchange.chunk(piece)
+        await exchange.send(b"0\r\n\r\n")
+
+    async with shared(tmp_path, script) as (house, upstream):
+
+        def shorten(engine: Any) -> None:
+            engine._relay.sharing.deduplicator.flight_bytes = 100
+
+        await house.gateway.ask(shorten)
+        one = await house.ask("/v1/chat/completions", body=CHAT)
+        await one.head()
+        for piece in PIECES[:4]:
+            steps.put_nowait(piece)
+            assert await one.chunk() == piece
+        other = await house.ask("/v1/chat/completions", body=CHAT, claim=("other", 1))
+        await until(lambda: len(upstream.seen) == 2)
+        for _ in range(2):
+            steps.put_nowait(b"")
+        assert await rest_of(one) == b""
+        await other.head()
+        assert await rest_of(other) == b""
+        one.close()
+        other.close()
+
+
+async def rest_of(talk: Any) -> bytes:
+    """All chunks up to the last."""
+    got = b""
+    while chunk := await talk.chunk():
+        got += chunk
+    return got
