@@ -95,7 +95,7 @@ class Question:
         return self._normal
 
 
-class Member:
+class Asked:
     """Somebody whose answer others may hear, and how it is told to them.
 
     Its flight is made when the first other one comes: then ``fly`` is asked for it. Until then ``kept`` has what passed.
@@ -145,20 +145,20 @@ class _Alike:
     __slots__ = ("by_shape", "new")
 
     def __init__(self) -> None:
-        self.by_shape: dict[bytes, dict[Member, None]] = {}
-        self.new: dict[Member, None] = {}
+        self.by_shape: dict[bytes, dict[Asked, None]] = {}
+        self.new: dict[Asked, None] = {}
 
-    def add(self, member: Member) -> None:
+    def add(self, member: Asked) -> None:
         self.new[member] = None
         member.listed = True
 
-    def of(self, shape: bytes) -> Iterable[Member]:
+    def of(self, shape: bytes) -> Iterable[Asked]:
         for member in self.new:
             self.by_shape.setdefault(member.question.shape, {})[member] = None
         self.new.clear()
         return tuple(self.by_shape.get(shape, ())) if shape else ()
 
-    def drop(self, member: Member) -> bool:
+    def drop(self, member: Asked) -> bool:
         """Whether nobody is left."""
         member.listed = False
         if member in self.new:
@@ -206,11 +206,11 @@ class Deduplicator:
         self._across_owners = across_owners
         self._alike: dict[object, _Alike] = {}
         self._bytes = 0
-        self._by_raw: dict[bytes, list[Member]] = {}
+        self._by_raw: dict[bytes, list[Asked]] = {}
         self._clock = clock
         self._ended: dict[Flight, float] = {}  # when each is forgotten, the soonest first
         self._ended_bytes = 0
-        self._flights: dict[Flight, list[Member]] = {}
+        self._flights: dict[Flight, list[Asked]] = {}
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self._offers = 0
@@ -249,7 +249,7 @@ class Deduplicator:
                 self._add(member)
         return seat
 
-    def offer(self, question: Question, fly: Callable[[], Flight]) -> Member | None:
+    def offer(self, question: Question, fly: Callable[[], Flight]) -> Asked | None:
         """Others find this call from now on. ``fly``: makes a flight of it, for the first who does, with ``changed`` as its
         ``on_change``. None: this call is shared with nobody, and goes the plain way."""
         if question.mode is _OFF:
@@ -259,7 +259,7 @@ class Deduplicator:
         if len(self) >= self._max_entries or self._bytes + len(question.body) > self._max_bytes:
             self.counts.crowded += 1
             return None
-        member = Member(question, fly=fly, room_bytes=self.flight_bytes)
+        member = Asked(question, fly=fly, room_bytes=self.flight_bytes)
         self._offers += 1
         self._add(member)
         if question.mode is not Sameness.RAW:
@@ -271,7 +271,7 @@ class Deduplicator:
         self.counts.led += 1
         return member
 
-    def withdraw(self, member: Member) -> None:
+    def withdraw(self, member: Asked) -> None:
         """An offered call is over. One that has a flight is in the table as long as that is wanted."""
         if member.flight is None:
             self._offers -= 1
@@ -293,7 +293,7 @@ class Deduplicator:
     def _scope(self, question: Question) -> tuple[object, ...]:
         return question.key[1:] if self._across_owners else question.key
 
-    def _found(self, question: Question) -> tuple[Member, Likeness] | None:
+    def _found(self, question: Question) -> tuple[Asked, Likeness] | None:
         """Somebody to join, who has a flight by now, and how the two are alike. A member that is new is one that is not yet in
         the table."""
         scope = self._scope(question)
@@ -312,10 +312,10 @@ class Deduplicator:
             if member.question.claim != question.claim and member.takes(question.who):
                 retelling = _retelling(member.question, question)
                 if retelling is not None:
-                    return Member(question, flight=self._launch(member), retelling=retelling), likeness
+                    return Asked(question, flight=self._launch(member), retelling=retelling), likeness
         return None
 
-    def _launch(self, member: Member) -> Flight | None:
+    def _launch(self, member: Asked) -> Flight | None:
         """The flight of a call that was on its own until now."""
         if member.flight is None and member.fly is not None:
             member.flight = flight = member.fly()
@@ -325,18 +325,18 @@ class Deduplicator:
             self._flights[flight] = [member]
         return member.flight
 
-    def _verbatim(self, member: Member, question: Question) -> Member:
+    def _verbatim(self, member: Asked, question: Question) -> Asked:
         """The very same request, another agent: whatever it names, both name it. Only ids are told anew, where known how."""
         retelling = Retelling.of_ids() if question.dialect is _MESSAGES else None
-        return Member(question, flight=self._launch(member), retelling=retelling)
+        return Asked(question, flight=self._launch(member), retelling=retelling)
 
     # -- the table -----------------------------------------------------------------------------------------------------
 
-    def _add(self, member: Member) -> None:
+    def _add(self, member: Asked) -> None:
         self._by_raw.setdefault(member.question.raw, []).append(member)
         self._bytes += len(member.question.body)
 
-    def _remove(self, member: Member) -> None:
+    def _remove(self, member: Asked) -> None:
         raw = member.question.raw
         members = self._by_raw[raw]
         members.remove(member)
@@ -344,7 +344,7 @@ class Deduplicator:
             del self._by_raw[raw]
         self._bytes -= len(member.question.body)
 
-    def _unlist(self, member: Member) -> None:
+    def _unlist(self, member: Asked) -> None:
         scope = self._scope(member.question)
         if self._alike[scope].drop(member):
             del self._alike[scope]
@@ -381,7 +381,7 @@ class Deduplicator:
             self._drop(flight)
 
 
-def _weight(flight: Flight, members: list[Member]) -> int:
+def _weight(flight: Flight, members: list[Asked]) -> int:
     """Bytes held: an answer, and requests with their forms."""
     return flight.kept_bytes + sum(2 * len(member.question.body) for member in members)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.books import Books, Hold
     from coordinator.gateway.calls import Call
     from coordinator.gateway.courier import Failure
-    from coordinator.gateway.deduplicator import Member
+    from coordinator.gateway.deduplicator import Asked
     from coordinator.gateway.echo import EchoAnswer
     from coordinator.gateway.flight import Flight
     from coordinator.gateway.station import Station
@@ -69,7 +69,7 @@ class RelayDelivery:
         self._translation: Translation | None = None
         self.begun = False
         self.flight: Flight | None = None
-        self.member: Member | None = None
+        self.member: Asked | None = None
         self.hold: Hold | None = None
         self.usage = NO_USAGE
 

@@ -89,13 +89,12 @@ class Flight:
         more: Iterable[tuple[bytes, bytes]] = (),
         on_change: Callable[[Flight], None],
     ) -> None:
-        kept = kept or []
         self._abandon = abandon
-        self._bytes = sum(map(len, kept))
+        self._kept = kept or []
+        self._bytes = sum(map(len, self._kept))
         self._first = 0  # the number of the first piece that is kept
         self._held = False
         self._hold: Callable[[], None] | None = None
-        self._kept = kept
         self._loop = loop
         self._max_bytes = max_bytes
         self._on_change = on_change
@@ -109,14 +108,14 @@ class Flight:
         self.over = False
         """Nothing more will come."""
         self.payer = self.lead
-        self.pieces = len(kept)
+        self.pieces = len(self._kept)
         self.unfinished: set[Hashable] = set()
         """Who left without the whole of it."""
         self.whole = False
-        self._seats: list[Seat] = [self.lead]
+        self._seats = [self.lead]
         self._only: Seat | None = self.lead  # who is alone and has everything: nothing is counted for it but its pieces
         if answered is not None:
-            self.lead.go_on(len(kept))
+            self.lead.go_on(self.pieces)
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 

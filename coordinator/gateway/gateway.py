@@ -7,6 +7,7 @@ attempt. Where it is off, it says so by having no credentials and no calls to te
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -39,8 +40,9 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_TURN_S: Final = 0.001
-"""How long one thread keeps the interpreter while another wants it: a stream is held up no longer by the daemon's own work."""
+_TURN_S: Final = 0.0002
+"""How long one thread keeps the interpreter while another wants it. A piece of a stream asks for it two or three times, and
+pieces come every few milliseconds: with a longer turn they would queue up behind the daemon's own work."""
 
 
 class Gateway:
@@ -181,6 +183,7 @@ class Gateway:
         told = asyncio.ensure_future(stopping.wait())
         turn_s = sys.getswitchinterval()
         sys.setswitchinterval(_TURN_S)
+        gc.freeze()  # what was loaded up to now need not be looked through again and again, while no thread may run
         try:
             await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done() and self._engine is not None:

@@ -46,9 +46,9 @@ def claude_code(megabytes: float = 0.15) -> dict[str, Any]:
 
 def test_anthropic() -> None:
     body = claude_code(0.01)
-    expected = Envelope(max_tokens=128000, model="claude-opus-5-5", stream=True)
+    expected = Envelope(max_tokens=128000, model="claude-opus-5-5", stream=True, turns=len(body["messages"]))
     assert read(Dialect.ANTHROPIC_MESSAGES, body) == expected
-    assert read(Dialect.ANTHROPIC_COUNT, {"model": "m", "messages": [{}]}) == Envelope(model="m")
+    assert read(Dialect.ANTHROPIC_COUNT, {"model": "m", "messages": [{}]}) == Envelope(model="m", turns=1)
     assert read(Dialect.ANTHROPIC_MESSAGES, {"n": 3, "max_completion_tokens": 9}) == Envelope()
 
 

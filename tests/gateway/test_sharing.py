@@ -188,22 +188,19 @@ async def test_who_comes_in_the_middle_of_a_stream_hears_it_from_the_beginning(t
 
     async with shared(tmp_path, script) as (house, upstream):
         one = await house.ask("/v1/chat/completions", body=CHAT)
+        begun = b"".join(PIECES[:3])
         for piece in PIECES[:3]:
             steps.put_nowait(piece)
         await one.head()
-        assert [await one.chunk() for _ in range(3)] == PIECES[:3]
+        assert await beginning(one, len(begun)) == begun
         other = await house.ask("/v1/chat/completions", body=CHAT, claim=("other", 1))
         await other.head()
-        caught_up = b""
-        while len(caught_up) < len(b"".join(PIECES[:3])):
-            caught_up += await other.chunk()
-        assert caught_up == b"".join(PIECES[:3])
-        for talk in (one, other):
-            talk.rest = asyncio.ensure_future(rest_of(talk))
+        assert await beginning(other, len(begun)) == begun
+        rest = [asyncio.ensure_future(rest_of(talk)) for talk in (one, other)]
         for piece in PIECES[3:]:
             steps.put_nowait(piece)
         steps.put_nowait(b"")
-        assert [await talk.rest for talk in (one, other)] == [b"".join(PIECES[3:])] * 2
+        assert await asyncio.gather(*rest) == [b"".join(PIECES[3:])] * 2
         assert len(upstream.seen) == 1
         await until(lambda: len(house.served()) == 2)
         assert {event.task: event.collapsed for event in house.served()} == {"fix-it": "", "other": "raw"}
@@ -229,7 +226,7 @@ async def test_the_first_may_leave_a_stream_that_another_joined_in_its_middle(tm
         await other.head()
         assert await other.chunk() == PIECES[0]
         one.close()
-        await until(lambda: house.served())
+        await until(house.served)
         assert house.served()[0].ending == "left"
         for piece in (*PIECES[1:], b""):
             steps.put_nowait(piece)
@@ -297,6 +294,14 @@ async def test_nobody_joins_an_answer_that_is_too_long_to_be_kept(tmp_path: Path
         assert await rest_of(other) == b""
         one.close()
         other.close()
+
+
+async def beginning(talk: Any, size: int) -> bytes:
+    """So many bytes at least, in however many chunks they come."""
+    got = b""
+    while len(got) < size:
+        got += await talk.chunk()
+    return got
 
 
 async def rest_of(talk: Any) -> bytes:
