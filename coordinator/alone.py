@@ -123,10 +123,10 @@ async def run(layout: Layout, order: AloneOrder, screens: Callable[[Bus, Mapping
 
 
 def _gateway(layout: Layout, order: AloneOrder, bus: Bus, store: Store) -> Gateway:
-    known = frozenset(order.names)
+    known = {(name, _KEYS_OF): Claimant(agent=name) for name in order.names}
 
     def who(name: str, generation: int) -> Claimant | None:
-        return Claimant(agent=name) if name in known and generation == _KEYS_OF else None
+        return known.get((name, generation))
 
     clock, state, origins = SystemClock(), layout.state, {"doc": folder_documents(layout.repository)}
     return Gateway(state, order.settings, os.environ, bus, clock, store, origins=origins, render=exposition, who=who)

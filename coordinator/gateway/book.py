@@ -91,16 +91,21 @@ def sums_of(served: list[Published]) -> list[dict[str, Any]]:
         event = published.event
         if not isinstance(event, RequestServed):
             continue
-        day = published.at.date().isoformat()
-        key = day, event.task, event.role, event.upstream, event.model[:200]
+        key = published.at.date().isoformat(), event.task, event.role, event.upstream, event.model[:200]
         row = rows.get(key)
         if row is None:
             names = ("day", "task", "role", "upstream", "model")
             row = rows[key] = {**dict(zip(names, key, strict=True)), **dict.fromkeys(_SUMS, 0)}
             row |= {"collapsed": 0, "cost_usd": 0.0, "saved_usd": 0.0}
         row["calls"] += 1
-        row["unpriced"] += not event.priced
-        row["collapsed"] += bool(event.collapsed)
-        for name in ("cost_usd", "saved_usd", *_SUMS[2:]):
-            row[name] += getattr(event, name)
+        if not event.priced:
+            row["unpriced"] += 1
+        if event.collapsed:
+            row["collapsed"] += 1
+            row["saved_usd"] += event.saved_usd
+        row["cost_usd"] += event.cost_usd
+        row["input_tokens"] += event.input_tokens
+        row["output_tokens"] += event.output_tokens
+        row["cache_read_tokens"] += event.cache_read_tokens
+        row["cache_write_tokens"] += event.cache_write_tokens
     return list(rows.values())

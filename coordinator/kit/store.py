@@ -252,8 +252,10 @@ class Store:
             self._connection.executemany(QUERIES[name], rows)
 
     def journal(self, published: Published) -> None:
-        """Append an event; in the transaction around it when there is one."""
+        """Append an event that is lasting; in the transaction around it when there is one."""
         event = published.event
+        if not event.lasting:
+            return
         task, data = getattr(event, "task", None), json.dumps(event.to_json())
         self.execute("journal_add", at=published.at.isoformat(), kind=event.kind, task=task, data=data)
 

@@ -141,6 +141,8 @@ class EventLog:
     def _line(self, published: Published) -> str | None:
         if self._every:
             return json.dumps(event_json(published))
+        if not published.event.lasting and _LEVELS[self._settings.level] > logging.DEBUG:
+            return None
         news = phrase(published.event)
         if news.level < _LEVELS[self._settings.level]:
             return None
