@@ -142,17 +142,24 @@ class Asked:
 class _Alike:
     """The first callers with one key: those whose shape nobody has asked for yet, and the others by shape."""
 
-    __slots__ = ("by_shape", "new")
+    __slots__ = ("by_shape", "claims", "new")
 
     def __init__(self) -> None:
         self.by_shape: dict[bytes, dict[Asked, None]] = {}
+        self.claims: dict[Claim, int] = {}
         self.new: dict[Asked, None] = {}
 
     def add(self, member: Asked) -> None:
+        claim = member.question.claim
+        self.claims[claim] = self.claims.get(claim, 0) + 1
         self.new[member] = None
         member.listed = True
 
-    def of(self, shape: bytes) -> Iterable[Asked]:
+    def of(self, question: Question) -> Iterable[Asked]:
+        """Those of other agents that have its shape."""
+        if len(self.claims) == 1 and question.claim in self.claims:
+            return ()
+        shape = question.shape
         for member in self.new:
             self.by_shape.setdefault(member.question.shape, {})[member] = None
         self.new.clear()
@@ -160,6 +167,10 @@ class _Alike:
 
     def drop(self, member: Asked) -> bool:
         """Whether nobody is left."""
+        claim = member.question.claim
+        self.claims[claim] -= 1
+        if not self.claims[claim]:
+            del self.claims[claim]
         member.listed = False
         if member in self.new:
             del self.new[member]
@@ -308,7 +319,7 @@ class Deduplicator:
                 return self._verbatim(member, question), Likeness.RAW
         likeness = Likeness.LOOSE if question.mode is Sameness.LOOSE else Likeness.STRICT
         alike = self._alike.get(scope)
-        for member in alike.of(question.shape) if alike is not None else ():
+        for member in alike.of(question) if alike is not None else ():
             if member.question.claim != question.claim and member.takes(question.who):
                 retelling = _retelling(member.question, question)
                 if retelling is not None:

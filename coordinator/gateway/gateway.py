@@ -45,6 +45,10 @@ _TURN_S: Final = 0.0002
 pieces come every few milliseconds: with a longer turn they would queue up behind the daemon's own work."""
 
 
+_GARBAGE: Final = (10_000, 20, 20)
+"""When the collector looks for circles: a call leaves none, and makes hundreds of objects."""
+
+
 class Gateway:
     """A service. ``open`` before the first order is written, ``close`` when no service will run any more.
 
@@ -184,6 +188,7 @@ class Gateway:
         turn_s = sys.getswitchinterval()
         sys.setswitchinterval(_TURN_S)
         gc.freeze()  # what was loaded up to now need not be looked through again and again, while no thread may run
+        gc.set_threshold(*_GARBAGE)
         try:
             await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done() and self._engine is not None:
