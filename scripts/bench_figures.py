@@ -133,7 +133,11 @@ class Report:
         if judged:
             rows = [(aim.what, aim.measured, aim.aim, aim.verdict) for aim in self.aims()]
             parts.append(_markdown(("aim", "measured", "wanted", ""), rows))
-        parts.append(_markdown(("primitive, ns", "seed's README", "seed, measured", "ours", ""), self._primitives()))
+        parts.append(
+            _markdown(
+                ("primitive, ns", "seed's README", "seed, measured", "that, here", "ours", ""), self._primitives()
+            )
+        )
         notes = [f"- {target.peer.title}: {note}" for target in self.targets for note in target.notes]
         return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
 
@@ -193,6 +197,7 @@ class Report:
                 one.primitive.name,
                 _number(one.primitive.seed_published or None),
                 _number(one.primitive.seed_measured or None),
+                _number(one.seed_here or None),
                 _number(one.ns),
                 one.verdict,
             )

@@ -124,6 +124,7 @@ anthropic_url = "<upstream>"
 openai_url = "<upstream>/v1"
 day_budget_usd = 100000.0
 calls_per_agent = 4096
+width = 4096
 fleet_calls_per_s = 1000000.0
 agent_calls_per_s = 1000000.0
 

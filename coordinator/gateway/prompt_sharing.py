@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway import fast_json
 from coordinator.gateway.agent_paths import AgentPaths
-from coordinator.gateway.deduplicator import Question
 from coordinator.gateway.dialect import Dialect
 from coordinator.gateway.prompt_delivery import PromptAnswer
+from coordinator.gateway.question import Question
 from coordinator.gateway.response_cache import WholeAnswer
 from coordinator.gateway.sameness import Sameness
 from coordinator.gateway.translate_terms import as_map, as_text

@@ -129,7 +129,6 @@ class Relay:
         call.bytes_up = len(exchange.body)
         self._held_bytes += call.bytes_up
         self._calls.begin(call)
-        exchange.on_gone = lambda: call.leave is not None and call.leave(CallEnding.LEFT)
         try:
             await self._carry(exchange, call)
             if not call.over:
@@ -192,27 +191,26 @@ class Relay:
                 self.sharing.offer(call, exchange, question, delivery, price)
             await self._courier.carry(call, stations, delivery)
         finally:
-            await self._settle(call, stations, delivery, len(body))
+            if call.upstream != stations[0].name:
+                price = self._price(call, stations)
+            await self._settle(call, price, delivery, len(body))
 
-    async def _settle(self, call: Call, stations: Sequence[Station], delivery: RelayDelivery, body_bytes: int) -> None:
+    async def _settle(self, call: Call, price: Price | None, delivery: RelayDelivery, body_bytes: int) -> None:
         """Who pays for what was used, and what was set aside for it and is free again."""
         delivery.account()
+        if delivery.member is not None:
+            self.sharing.deduplicator.withdraw(delivery.member)
         pays = True
         try:
-            if delivery.member is not None:
-                self.sharing.deduplicator.withdraw(delivery.member)
             if delivery.flight is not None:
                 pays = await self.sharing.landed(delivery, delivery.flight)
         finally:
             call.usage = delivery.usage if pays and not call.over else NO_USAGE
-            price = self._price(call, stations)
             self._books.settle(call, delivery.hold, price, call.usage, body_bytes)
 
     def _price(self, call: Call, stations: Sequence[Station]) -> Price | None:
-        """Of where it was answered last, or else will be asked first."""
-        station = stations[0]
-        if call.upstream != station.name:
-            station = next((one for one in stations if one.name == call.upstream), station)
+        """Of where it was answered last, or else would have been asked first."""
+        station = next((one for one in stations if one.name == call.upstream), stations[0])
         return self._prices.of(station, call.model)
 
     async def _with_passages(self, call: Call, body: bytes) -> bytes:

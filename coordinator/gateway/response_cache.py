@@ -22,7 +22,7 @@ from coordinator.gateway.sameness import Sameness
 if TYPE_CHECKING:
     from coordinator.domain.usage import TokenUsage
     from coordinator.gateway.agent_paths import AgentPaths
-    from coordinator.gateway.deduplicator import Question
+    from coordinator.gateway.question import Question
     from coordinator.kit.clock import Clock
     from coordinator.kit.wire import RawHeaders
 

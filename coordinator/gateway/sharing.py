@@ -10,8 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway.agent_paths import AgentPaths
-from coordinator.gateway.deduplicator import Deduplicator, Question
+from coordinator.gateway.calls import CallEnding
+from coordinator.gateway.deduplicator import Deduplicator
 from coordinator.gateway.flight import Flight
+from coordinator.gateway.question import Question
 from coordinator.gateway.sameness import Sameness, sense
 from coordinator.gateway.seat import Landing
 from coordinator.policy.pricing import cost_usd
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from coordinator.domain.price import Price
     from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.books import Books
-    from coordinator.gateway.calls import Call, CallEnding
+    from coordinator.gateway.calls import Call
     from coordinator.gateway.delivery import RelayDelivery
     from coordinator.gateway.dials import Dials
     from coordinator.gateway.doorkeeper import Caller
@@ -94,6 +96,7 @@ class _Offer:
             return True
 
         call.leave = leave
+        exchange.on_gone = lambda: leave(CallEnding.LEFT)
         self._sharing.bill(flight, delivery, self._price)
         return flight
 

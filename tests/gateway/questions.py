@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coordinator.gateway.agent_paths import AgentPaths
-from coordinator.gateway.deduplicator import Question
 from coordinator.gateway.dialect import Dialect
+from coordinator.gateway.question import Question
 from coordinator.gateway.sameness import Sameness, sense
 
 ANN, BEN, CAI = ("ann-7", 1), ("ben-12", 1), ("cai-3", 2)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from coordinator.gateway.agent_paths import AgentPaths
-from coordinator.gateway.deduplicator import Deduplicator, Question
+from coordinator.gateway.deduplicator import Deduplicator
 from coordinator.gateway.dialect import Dialect
 from coordinator.gateway.flight import Flight
+from coordinator.gateway.question import Question
 from coordinator.gateway.sameness import Sameness, sense
 from coordinator.gateway.seat import Landing, Likeness, Seat
 from tests.gateway.callers import HEAD, START, STOP, TEXT, THINKING, Reader, delta, event
