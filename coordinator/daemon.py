@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
     from coordinator.domain.task import Task
-    from coordinator.improve.discovery import FoldReport
+    from coordinator.improve.folding import FoldReport
 
 _GIT_S = 30.0
 _JOURNAL_KEEP = 200_000
@@ -125,7 +125,6 @@ class Daemon:
             self.bus,
             self.clock,
             target=settings.land.target,
-            tools=settings.discovery.tools,
         )
         self.retention = Retention(layout, self.ledger, self.git, self.bus, self.clock, settings)
         self._was_busy = False
@@ -285,7 +284,7 @@ class Daemon:
         await self.steward.retry(task_id)
 
     async def scan(self, tools: Sequence[str]) -> Sequence[FoldReport]:
-        return await self.discovery.scan(tools or None)
+        return await self.discovery.scan(tools)
 
     def snapshot(self) -> LiveSnapshot:
         what, since = self.gate.running or ("", self.clock.monotonic())
@@ -358,7 +357,7 @@ class Offline(Operator):
 
     async def scan(self, tools: Sequence[str]) -> Sequence[FoldReport]:
         """Look and remember; task files are written by a running daemon only."""
-        return await self._discovery.scan(tools or None)
+        return await self._discovery.scan(tools)
 
 
 @asynccontextmanager
@@ -374,8 +373,7 @@ async def offline(root: Path) -> AsyncIterator[Offline]:
         bus = Bus(clock)
         bus.tap(store.journal)
         repository = git.Git(facts.top, facts.git_dir)
-        target_name, tools = settings.land.target, settings.discovery.tools
-        discovery = Discovery(repository, settings, layout, store, bus, clock, target=target_name, tools=tools)
+        discovery = Discovery(repository, settings, layout, store, bus, clock, target=settings.land.target)
         try:
             yield Offline(layout, Ledger(store, bus, clock), discovery)
         finally:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.api.untested import consequence, untested
-from coordinator.checks.detect import detect
-from coordinator.checks.tool import find_tool
+from coordinator.checks.adapter import walk_files
+from coordinator.checks.adapters import chosen
+from coordinator.checks.detect import detect, surroundings_of
+from coordinator.checks.locate import locate
 from coordinator.domain.errors import BadInput, BadRepository
 from coordinator.fleet import cards
 from coordinator.gateway.upstream import upstreams_of
@@ -175,12 +177,17 @@ def _gateway(desk: Desk) -> Iterator[Diagnosis]:
 
 
 def _tools(desk: Desk) -> Iterator[Diagnosis]:
-    for tool in desk.settings.discovery.tools:
-        path = find_tool(tool, tree=desk.root, own=True)
-        if path is None:
-            yield Diagnosis(tool, "warn", "not found: it does not scan", f"install {tool} where PATH finds it")
+    settings, files = desk.settings.discovery, walk_files(desk.root)
+    surroundings = surroundings_of(desk.root, desk.settings.gate)
+    for adapter in chosen(settings):
+        if adapter.uncalled(files, named=adapter.name in settings.tools):
+            continue
+        python = next(iter(surroundings.first), None)
+        located = locate(adapter, settings.of_tool(adapter.name), desk.root, python=python)
+        if located.program is None:
+            yield Diagnosis(adapter.name, "warn", f"{located.reason}: it does not scan", located.remedy)
         else:
-            yield Diagnosis(tool, "ok", str(path))
+            yield Diagnosis(adapter.name, "ok", str(located.program))
 
 
 def _gate(desk: Desk) -> Iterator[Diagnosis]:

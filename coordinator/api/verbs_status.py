@@ -18,8 +18,10 @@ from coordinator.api.verb import NoArguments, Reply, Verb
 from coordinator.api.verbs_tasks import STATE_STYLES, read_spool, show_problems, unread
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
 from coordinator.api.wire import problem_to_json
+from coordinator.checks.adapter import walk_files
+from coordinator.checks.adapters import ADAPTERS, chosen
 from coordinator.checks.detect import detect
-from coordinator.domain.finding import FindingState, Fix
+from coordinator.domain.finding import REPORTING, SEEN, FindingState, ScanStatus
 from coordinator.domain.task import TaskState
 from coordinator.fleet import sighting
 from coordinator.gateway.gateway import listening_at
@@ -28,14 +30,13 @@ from coordinator.kit import lock
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from coordinator.api.desk import Desk
 
 _AT_WORK = (TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING)
 _STUCK = (TaskState.FAILED, TaskState.REJECTED, TaskState.HELD, TaskState.BLOCKED)
 _SHOWN = 8
-_OPEN = (FindingState.OPEN, FindingState.QUEUED, FindingState.REOPENED)
 
 
 async def status(desk: Desk, _: NoArguments) -> Reply:
@@ -149,14 +150,27 @@ def _work(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
 def _findings(desk: Desk) -> list[dict[str, Any]]:
     """One row a tool: what the last scan said, how many findings are in which state, how many need a model."""
     tools: dict[str, dict[str, Any]] = {}
-    for tool in desk.settings.discovery.tools:
+    for tool in _called(desk):
         tools[tool] = _tool_row(desk, tool)
     for row in desk.rows("findings"):
         found = tools.setdefault(row["tool"], _tool_row(desk, row["tool"]))
         found["states"][row["state"]] = found["states"].get(row["state"], 0) + 1
-        if row["state"] in _OPEN and row["fix"] != Fix.SAFE:
+        adapter = ADAPTERS.get(row["tool"])
+        if row["state"] in SEEN and (adapter is None or row["fix"] not in adapter.fixes):
             found["needs_model"] += 1
-    return [tools[tool] for tool in sorted(tools)]
+    called = (one for one in tools.values() if one["states"] or one["scan"] != ScanStatus.UNCALLED)
+    return sorted(called, key=lambda one: str(one["tool"]))
+
+
+def _called(desk: Desk) -> Iterator[str]:
+    """Tools that have been asked, and those that would be: what the project does not call for is not missing."""
+    settings, files = desk.settings.discovery, None
+    for adapter in chosen(settings):
+        if _fact(desk, f"scan:{adapter.name}") is None:
+            files = files or walk_files(desk.root)
+            if adapter.uncalled(files, named=adapter.name in settings.tools):
+                continue
+        yield adapter.name
 
 
 def _tool_row(desk: Desk, tool: str) -> dict[str, Any]:
@@ -268,13 +282,14 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _finding_sentence(found: Mapping[str, Any]) -> str:
     states = found["states"]
-    still = sum(states.get(state, 0) for state in _OPEN)
+    still = sum(states.get(state, 0) for state in SEEN)
     open_ones = [f"{states[FindingState.QUEUED]} with a task"] if states.get(FindingState.QUEUED) else []
+    open_ones += [f"{states[FindingState.IN_WORK]} in work"] if states.get(FindingState.IN_WORK) else []
     if found["needs_model"]:
         open_ones.append(f"{found['needs_model']} without a safe fix, for a model's role")
     counted = f"{still} open" + (f" ({', '.join(open_ones)})" if open_ones else "")
     counted += f", {states.get(FindingState.FIXED, 0)} fixed"
-    if found["scan"] == "scanned":
+    if found["scan"] in REPORTING:
         return f"{found['tool']}: {counted}"
     why = f"; {found['reason']}" if found["reason"] else ""
     label = "not scanned" if found["scan"] == "not scanned" else f"not scanned ({found['scan']}{why})"

@@ -20,7 +20,7 @@ from coordinator.checks.inroads import find_inroads, site_folders
 from coordinator.checks.pytest import PytestCheck
 from coordinator.checks.ruff import RuffCheck
 from coordinator.checks.shell import ShellCheck
-from coordinator.checks.tool import Surroundings, find_tool
+from coordinator.checks.tool import Surroundings, file_identity, find_tool
 from coordinator.domain.check import CheckOutcome, Unavailable
 
 if TYPE_CHECKING:
@@ -98,9 +98,8 @@ class _Interpreter:
 def detect(tree: Path, checkout: Path, gate: GateSettings) -> GatePlan:
     """The plan for ``tree``. ``checkout`` is the user's own folder, where the project's environment is looked for."""
     python = _interpreter(checkout, gate)
-    inroads = find_inroads(python.path, checkout)
-    first = () if python.own else (python.path.parent,)
-    surroundings = Surroundings(checkout=checkout, first=first, gate=gate, inroads=inroads)
+    surroundings = _surroundings(checkout, gate, python)
+    inroads = surroundings.inroads
     if gate.commands:
         identity = f"{python.identity} {','.join(sorted(gate.env))}{inroads.identity}"
         commands = [ShellCheck(line, surroundings=surroundings, identity=identity) for line in gate.commands]
@@ -119,6 +118,24 @@ def detect(tree: Path, checkout: Path, gate: GateSettings) -> GatePlan:
         elif found is not None:
             checks.append(found)
     return GatePlan(checks=tuple(checks), surroundings=surroundings, unavailable=tuple(unavailable))
+
+
+def surroundings_of(checkout: Path, gate: GateSettings) -> Surroundings:
+    """What programs that look at the project run in: its own Python environment, when there is one, comes first."""
+    return _surroundings(checkout, gate, _interpreter(checkout, gate))
+
+
+def _surroundings(checkout: Path, gate: GateSettings, python: _Interpreter) -> Surroundings:
+    first = () if python.own else (python.path.parent,)
+    inroads = find_inroads(python.path, checkout)
+    return Surroundings(
+        checkout=checkout,
+        first=first,
+        gate=gate,
+        identity=python.identity,
+        inroads=inroads,
+        python=python.path,
+    )
 
 
 def _ruff(tree: Path, gate: GateSettings) -> Check | Unavailable | None:
@@ -190,15 +207,6 @@ def _interpreter(checkout: Path, gate: GateSettings) -> _Interpreter:
         if path.is_file():
             return _Interpreter(own=False, path=path)
     return _Interpreter(own=True, path=Path(sys.executable).absolute())
-
-
-def file_identity(path: Path) -> str:
-    """A path with what tells that something else is there now."""
-    try:
-        status = path.stat()
-    except OSError:
-        return f"{path}:absent"
-    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _has_file(tree: Path, pattern: re.Pattern[str]) -> bool:

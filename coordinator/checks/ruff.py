@@ -7,7 +7,6 @@ files it could not parse are named in ``unread``. It never changes the tree. Fix
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 import tempfile
@@ -17,12 +16,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.checks.tool import ToolRun, find_tool, last_line, run_tool, tool_environment
+from coordinator.checks.adapter import broken, unavailable
+from coordinator.checks.tool import find_tool, last_line, run_tool, tool_environment
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus
-from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity
+from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from coordinator.checks.tool import ToolRun
 
 DEFAULT_SELECT: Final = ("B", "C4", "E4", "E7", "E9", "F", "PLE", "UP", "W6")
 """Rules for a project that selects none: faults, and idioms its oldest Python has a better word for. Style and sorting
@@ -81,20 +83,25 @@ async def scan(
 
     with tempfile.TemporaryDirectory(prefix="coordinator-ruff-") as folder:
         scratch = Path(folder)
-        report = (
-            scratch / "report.jsonl"
-        )  # a line for each: a report of many MB, decoded at one go, holds up every thread
-        argv = [str(found), "check", "--no-cache", "--no-fix", "--output-format", "json-lines"]
-        argv += ["--output-file", str(report)]
-        argv += [*configuration_arguments(tree, select=select, target_version=target_version), "."]
+        report = scratch / "report.jsonl"
+        words = check_arguments(report, configuration_arguments(tree, select=select, target_version=target_version))
         ran = await run_tool(
-            argv,
+            [str(found), *words],
             cwd=tree,
             env=tool_environment(tree, scratch=scratch),
             limits=Limits(timeout_s=timeout_s, output_bytes=16 * 1024 * 1024),
             log=scratch / "log",
         )
-        return await asyncio.to_thread(_read_report, tree, report, ran)
+        return await asyncio.to_thread(read_report, tree, report, ran)
+
+
+def check_arguments(report: Path, options: Sequence[str]) -> list[str]:
+    """``ruff check`` of the whole folder it is run in, told into ``report``.
+
+    A line for each finding: a report of many MB, decoded at one go, holds up every thread.
+    """
+    words = ["check", "--no-cache", "--no-fix", "--output-format", "json-lines", "--output-file", str(report)]
+    return [*words, *options, "."]
 
 
 def configuration_arguments(tree: Path, *, select: Sequence[str] = (), target_version: str | None = None) -> list[str]:
@@ -103,7 +110,7 @@ def configuration_arguments(tree: Path, *, select: Sequence[str] = (), target_ve
     Without a configuration of the tree's own, ruff would go up through the parent folders and use one it meets there;
     ``--isolated`` stops that, and also the reading of ``requires-python``, which is therefore passed on.
     """
-    config = _own_config(tree)
+    config = own_configuration(tree)
     arguments: list[str] = []
     if config is None:
         arguments.append("--isolated")
@@ -122,7 +129,7 @@ def configuration_arguments(tree: Path, *, select: Sequence[str] = (), target_ve
     return arguments
 
 
-def _own_config(tree: Path) -> Mapping[str, Any] | None:
+def own_configuration(tree: Path) -> Mapping[str, Any] | None:
     """The tree's own ruff configuration or None; an unreadable one counts, so that ruff itself complains."""
     for name in _CONFIG_FILES:
         data = _read_toml(tree / name)
@@ -191,27 +198,29 @@ def _lowest_version(specifier: str) -> str | None:
     return None
 
 
-def _read_report(tree: Path, report: Path, ran: ToolRun) -> ScanReport:
-    def broken(reason: str, status: ScanStatus = ScanStatus.BROKEN) -> ScanReport:
-        return ScanReport(tool="ruff", status=status, broken_by=ran.broken_by, reason=reason, took_s=ran.took_s)
-
-    if ran.problem:
-        return broken(f"ruff {ran.problem}")
-    if ran.code not in {0, 1}:
-        status = ScanStatus.UNAVAILABLE if "Required version" in ran.output else ScanStatus.BROKEN
-        return broken(f"ruff exited with {ran.code}: {_complaint(ran.output)}", status)
+def read_report(tree: Path, report: Path, ran: ToolRun) -> ScanReport:
+    """What a run with ``check_arguments`` left behind, understood."""
+    if ran.problem or ran.code not in {0, 1}:
+        return failed_report("ruff", ran)
     try:
         if report.stat().st_size > _REPORT_BYTES:
-            return broken(f"ruff's report is larger than {_REPORT_BYTES} bytes")
+            return broken("ruff", f"ruff's report is larger than {_REPORT_BYTES} bytes", ran)
         with report.open("rb") as lines:
             items = [json.loads(line) for line in lines if line.strip()]
-        findings = tuple(_findings(tree, items))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return broken(f"ruff's report could not be read: {type(error).__name__}: {error}")
+        findings = _findings(tree, items)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return broken("ruff", f"ruff's report could not be read: {type(error).__name__}: {error}", ran)
     unread = sorted({found.place.path for found in findings if found.rule in _UNREADABLE})
     return ScanReport(
         tool="ruff", status=ScanStatus.SCANNED, findings=findings, unread=tuple(unread), took_s=ran.took_s
     )
+
+
+def failed_report(tool: str, ran: ToolRun) -> ScanReport:
+    """Of a ruff that did not come to its end, or exited with what is no answer."""
+    if "Required version" in ran.output and not ran.problem:
+        return unavailable(tool, f"ruff exited with {ran.code}: {_complaint(ran.output)}", ran)
+    return broken(tool, f"ruff exited with {ran.code}: {_complaint(ran.output)}", ran)
 
 
 def _complaint(output: str) -> str:
@@ -220,41 +229,35 @@ def _complaint(output: str) -> str:
     return "; ".join(causes)[:400] if causes else last_line(output)
 
 
-def _findings(tree: Path, items: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """In order of place, so that the ordinal of identical findings does not depend on the order of the output."""
+def _findings(tree: Path, items: Iterable[Mapping[str, Any]]) -> tuple[Finding, ...]:
     root = tree.resolve()
     lines: dict[str, list[str]] = {}
-    ordinals: Counter[str] = Counter()
     found = []
-    for item in sorted(items, key=lambda item: (item["filename"], _row(item), item["location"]["column"])):
-        path = _relative(item["filename"], root)
+    for item in items:
+        path = relative_path(item["filename"], root)
         if path not in lines:
             lines[path] = _source_lines(root / path)
         row = _row(item)
         evidence = lines[path][row - 1].strip()[:300] if 0 < row <= len(lines[path]) else ""
-        rule = item["code"] or "invalid-syntax"
-        identity = "|".join(("ruff", path, rule, _normal(item["message"]), " ".join(evidence.split())))
-        ordinals[identity] += 1
-        fingerprint = hashlib.sha256(f"{identity}|{ordinals[identity]}".encode()).hexdigest()
-        found.append(_finding(item, rule=rule, place=Place(path=path, line=row), evidence=evidence, mark=fingerprint))
-    return found
+        place = Place(path=path, line=row, column=int(item["location"]["column"]) if row else 0)
+        found.append(_finding(item, place=place, evidence=evidence))
+    return identified(found)
 
 
-def _finding(item: Mapping[str, Any], *, rule: str, place: Place, evidence: str, mark: str) -> Finding:
-    fix = item.get("fix") or {}
+def _finding(item: Mapping[str, Any], *, place: Place, evidence: str) -> Finding:
+    fix, rule = item.get("fix") or {}, item["code"] or "invalid-syntax"
     category = categorise(rule)
     return Finding(
         tool="ruff",
         rule=rule,
         category=category,
         message=item["message"],
-        place=place,
+        places=(place,),
         evidence=evidence,
-        fingerprint=mark,
         fix=_FIXES.get(fix.get("applicability", ""), Fix.NONE),
         severity=_SEVERITIES.get(category, Severity.LOW),
         suggestion=fix.get("message") or "",
-        url=item.get("url") or "",
+        links=(item["url"],) if item.get("url") else (),
     )
 
 
@@ -263,7 +266,7 @@ def _row(item: Mapping[str, Any]) -> int:
     return 0 if item.get("cell") is not None else int(item["location"]["row"])
 
 
-def _relative(filename: str, root: Path) -> str:
+def relative_path(filename: str, root: Path) -> str:
     path = Path(filename)
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
@@ -273,11 +276,6 @@ def _source_lines(path: Path) -> list[str]:
         return re.split(r"\r\n|\r|\n", path.read_bytes().decode(errors="replace"))
     except OSError:
         return []
-
-
-def _normal(message: str) -> str:
-    """Some messages name a line (F811) or a measure (E501, C901) that changes without the finding being another one."""
-    return re.sub(r"\d+", "#", message)
 
 
 def categorise(rule: str) -> str:
@@ -334,7 +332,7 @@ def finding_names(findings: Iterable[Finding]) -> list[str]:
     ordinals: Counter[str] = Counter()
     names = []
     for finding in findings:
-        name = f"{finding.place.path}: {finding.rule} {_normal(finding.message).splitlines()[0]}"
+        name = f"{finding.place.path}: {finding.rule} {steady(finding.message).splitlines()[0]}"
         ordinals[name] += 1
         names.append(name if ordinals[name] == 1 else f"{name} ({ordinals[name]})")
     return names

@@ -45,13 +45,16 @@ class ToolRun:
 class Surroundings:
     """What every check of one gate runs in: its limits, and ``first``, the folders of programs found before others.
 
-    ``inroads`` are where the project's environment leads into ``checkout``, the user's own folder.
+    ``inroads`` are where the project's environment leads into ``checkout``, the user's own folder. ``python`` is its
+    interpreter, or ours for want of one; ``identity`` changes with it and with what is installed for it.
     """
 
     checkout: Path | None = None
     first: tuple[Path, ...] = ()
     gate: GateSettings
+    identity: str = ""
     inroads: Inroads = field(default_factory=Inroads)
+    python: Path = Path(sys.executable)
 
     def environment(self, tree: Path, scratch: Path) -> dict[str, str]:
         before = self.inroads.in_tree(tree, scratch)
@@ -119,14 +122,35 @@ def tool_environment(
     return env
 
 
-async def run_tool(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: Limits, log: Path) -> ToolRun:
-    """Run ``argv`` with its output in ``log``; never raises for what the program does, and leaves nothing of it behind."""
+async def run_tool(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    errors: Path | None = None,
+    limits: Limits,
+    log: Path,
+) -> ToolRun:
+    """Run ``argv`` with its output in ``log``, or its complaints in ``errors``, whose end is then what the run said.
+
+    Never raises for what the program does, and leaves nothing of it behind.
+    """
     from coordinator.kit.process import run  # keeps psutil off the start path
 
-    exited = await run(argv, contained=True, cwd=cwd, env=env, limits=limits, output=log)
+    exited = await run(argv, contained=True, cwd=cwd, env=env, errors=errors, limits=limits, output=log)
     broken_by, problem = _cut_short(exited, limits)
     code = None if broken_by else exited.code
-    return ToolRun(broken_by=broken_by, code=code, output=read_tail(log), problem=problem, took_s=exited.took_s)
+    said = read_tail(errors or log)
+    return ToolRun(broken_by=broken_by, code=code, output=said, problem=problem, took_s=exited.took_s)
+
+
+def file_identity(path: Path) -> str:
+    """A path with what tells that something else is there now."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path}:absent"
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _cut_short(exited: Exit, limits: Limits) -> tuple[BrokenBy | None, str]:
@@ -135,7 +159,7 @@ def _cut_short(exited: Exit, limits: Limits) -> tuple[BrokenBy | None, str]:
     if exited.timed_out:
         return BrokenBy.TIME, f"was stopped after {limits.timeout_s:g} s"
     if exited.memory_exceeded:
-        problem = f"used more than {limits.memory_bytes // 2**20} MiB of memory ([gate] memory_bytes)"
+        problem = f"used more than {limits.memory_bytes // 2**20} MiB of memory (memory_bytes)"
         return BrokenBy.TREE, problem
     if exited.output_exceeded:
         return BrokenBy.TREE, f"printed more than {limits.output_bytes} bytes"

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.card import DRIVERS, PERMISSION_MODES, RoleCard
+from coordinator.domain.discovery_config import discovery_from
 from coordinator.domain.errors import BadInput
 from coordinator.domain.price import prices_from
 from coordinator.domain.problem import Problem
 from coordinator.domain.settings import (
     OCCASIONS,
-    DiscoverySettings,
     FleetSettings,
     GateSettings,
     GatewaySettings,
@@ -28,16 +28,13 @@ from coordinator.domain.settings import (
     Settings,
 )
 from coordinator.domain.task import TASK_ID
-from coordinator.domain.taskfile import GLOB, LARGEST_PRIORITY, LONGEST_TIMEOUT_S
+from coordinator.domain.taskfile import GLOB, LONGEST_TIMEOUT_S
 from coordinator.domain.toml_position import TomlDocument, read_document
 from coordinator.domain.toml_table import ENV_NAME, TomlTable
 from coordinator.domain.upstream_config import upstreams_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-DISCOVERY_TOOLS: Final = ("ruff",)
-"""Tools that a scan knows."""
 
 _LONGEST_DAYS: Final = 36_500.0
 _DAY_S: Final = 24 * 3600.0
@@ -50,7 +47,6 @@ _FOLDER: Final = re.compile(r"(?!/)(?!\.{1,2}(?:/|$))(?!.*(?:^|/)\.{1,2}(?:/|$))
 _HOST: Final = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _MODEL: Final = re.compile(r"[^\s\"\\]{1,200}")
 _PERSON: Final = re.compile(r"[^<>\n]*[^<>\s][^<>\n]*")
-_RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
 _URL: Final = re.compile(r"https?://[^\s]+")
 _ENV_RULE: Final = "the name of an environment variable"
 _CARD_TIMEOUT_S: Final = RoleCard(role="any").timeout_s
@@ -88,7 +84,7 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
     top = TomlTable(document, data, problems, at=at, name=".".join(at))
     top.check_keys({"discovery", "fleet", "gate", "gateway", "land", "log", "notify", "paths", "retention"})
     settings = Settings(
-        discovery=_discovery(_table(top, "discovery", document, problems)),
+        discovery=discovery_from(_table(top, "discovery", document, problems)),
         fleet=_fleet(_table(top, "fleet", document, problems)),
         gate=_gate(_table(top, "gate", document, problems)),
         gateway=_gateway(_table(top, "gateway", document, problems)),
@@ -105,22 +101,6 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
 
 def _table(top: TomlTable, key: str, document: TomlDocument, problems: list[Problem]) -> TomlTable:
     return top.table(key) or TomlTable(document, {}, problems)
-
-
-def _discovery(table: TomlTable) -> DiscoverySettings:
-    usual = DiscoverySettings()
-    table.check_keys(DiscoverySettings.__dataclass_fields__)
-    tools = table.texts("tools", usual.tools, expected="one of " + ", ".join(DISCOVERY_TOOLS))
-    for index, tool in enumerate(tools):
-        if tool not in DISCOVERY_TOOLS:
-            table.wrong("tools", f'"{tool}" is not known', "one of " + ", ".join(DISCOVERY_TOOLS), inside=(index,))
-    return DiscoverySettings(
-        interval_s=table.seconds("interval_s", usual.interval_s, 1.0, 30 * _DAY_S),
-        max_open=table.integer("max_open", usual.max_open, 0, 10_000),
-        priority=table.integer("priority", usual.priority, 0, LARGEST_PRIORITY),
-        select=table.texts("select", usual.select, expected="a ruff rule or its prefix, e.g. F401", pattern=_RULE),
-        tools=tools,
-    )
 
 
 def _fleet(table: TomlTable) -> FleetSettings:

@@ -143,16 +143,20 @@ class DaemonStopped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingsFolded(Event):
-    """A scan was compared with what was known. ``status`` is ``scanned``, ``unavailable`` or ``broken``."""
+    """A scan was compared with what was known. ``status`` is one of ``ScanStatus``; ``opened`` counts new and returned findings,
+    ``reopened`` the returned ones among them. ``unchanged``: the tool was not run, for it could only have said the same.
+    """
 
     closed: int
     opened: int
     queued: int
     reason: str = ""
+    reopened: int = 0
     status: str
     tool: str
     took_s: float
     total: int
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,19 +184,60 @@ class LandSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSettings:
+    """One ``[[discovery.tool]]``: how a tool is found and run, and how often."""
+
+    arguments: tuple[str, ...] = ()
+    """Added to the tool's command line by every scan."""
+    cron: str = ""
+    """When to scan with it, as five cron fields in local time; empty: every ``interval_s``."""
+    env: tuple[str, ...] = ()
+    """Variables of the daemon's environment that the tool sees besides those that ``[gate] env`` lets through."""
+    inside: bool = False
+    """Whether a program from inside the project may be run (``node_modules/.bin``). Who may commit can then run programs
+    here, with your rights, by being scanned."""
+    interval_s: float | None = None
+    """Pause between its scans; None: that of ``[discovery]``."""
+    max_open: int | None = None
+    """Its tasks that may be open at a time; None: ``max_open_per_tool`` of ``[discovery]``."""
+    memory_bytes: int = 4 * 1024**3
+    """What all its processes together may have in memory, 0 for no limit. A type checker on a large project needs 2 GiB."""
+    name: str
+    """Which tool."""
+    output_bytes: int = 256 * 1024 * 1024
+    """What it may print. A report on a tree of a million lines is about 12 MB."""
+    path: str = ""
+    """The program, absolute or from the repository's top folder; empty: the project's virtual environment, then PATH."""
+    timeout_s: float = 300.0
+    """How long one scan may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoverySettings:
     """What is looked for without being asked (``--self-improve`` or ``scan``)."""
 
     interval_s: float = 3600.0
-    """Pause between full scans; a landing re-scans by itself."""
+    """Pause between full scans; a landing re-scans by itself what it touched."""
     max_open: int = 20
     """Tasks made from findings that may be open at a time, so that they never bury a person's."""
+    max_open_per_tool: int = 10
+    """Of one tool, so that one that cries at everything leaves room for the others."""
+    model_severity: str = "low"
+    """The mildest severity of which a task for a model is made: ``critical``, ``high``, ``medium``, ``low`` or ``info``."""
     priority: int = 50
     """Priority of a task made from findings of medium severity; worse ones come before, milder ones after."""
+    role: str = ""
+    """Role of tasks for findings that no tool can mend safely; empty: they are listed, and left to you."""
     select: tuple[str, ...] = ()
     """Ruff rules to select; empty: the project's own configuration, else a fixed conservative set."""
-    tools: tuple[str, ...] = ("ruff",)
-    """Tools to scan with."""
+    tool: tuple[ToolSettings, ...] = ()
+    """``[[discovery.tool]]``: how single tools are found, run and how often."""
+    tools: tuple[str, ...] = ()
+    """Tools to scan with; empty: those that the project calls for."""
+
+    def of_tool(self, name: str) -> ToolSettings:
+        """The table of one tool, or the defaults."""
+        return next((one for one in self.tool if one.name == name), ToolSettings(name=name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

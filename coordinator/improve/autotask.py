@@ -8,53 +8,57 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.domain.finding import Severity
 from coordinator.kit import files
-from coordinator.policy.grouping import AutoTask
+from coordinator.policy.grouping import AutoTask, GroupKey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from coordinator.checks.adapter import ToolAdapter
+    from coordinator.domain.finding import Finding
     from coordinator.policy.grouping import TaskGroup
 
 MARK: Final = "# Written by coordinator discovery"
 """How every file of ours begins; nothing else in the folder is touched."""
 
-ROLE: Final = "autofix"
-"""The role that applies a tool's own safe fixes."""
-
 _COMMENT: Final = """\
 Written by coordinator discovery; it rewrites this file when the findings change and removes it when they are gone.
-`coordinator tasks cancel {id}` keeps these findings from being worked on; deleting the file does not."""
+`coordinator tasks cancel {id}` keeps these findings from being worked on; deleting the file does not. A priority that you
+write here stays."""
 
 _FENCE: Final = "coordinator-group"
 _BLOCK: Final = re.compile(rf"^```{_FENCE}\n(.*)\n```$", re.MULTILINE)
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Raised when the rendering changes, so that waiting tasks are written anew."""
 
 _SHOWN: Final = 30
 """Findings listed in a prompt; more are counted."""
+
+_LINKS: Final = 5
+_PLACES: Final = 4
+_WORTH_NAMING: Final = Severity.HIGH
 
 _GLOB: Final = re.compile(r"([*?\[])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolProfile:
-    """How a tool was run: its ``options`` (``{rule}`` in a rule's place), for the very same look at the merged tree."""
+    """How a tool was asked: its ``options`` (``{rule}`` in a rule's place), for the very same look at the merged tree."""
 
-    options: tuple[str, ...]
-    select: tuple[str, ...]
-    target_version: str | None
-    tool: str
+    adapter: ToolAdapter
+    options: tuple[str, ...] = ()
 
     @property
     def salt(self) -> str:
-        return json.dumps([_FORMAT, self.options, self.select, self.target_version])
+        return json.dumps([_FORMAT, self.adapter.name, self.options])
 
-    def options_for(self, rule: str) -> list[str]:
-        return [option.replace("{rule}", rule) for option in self.options]
+    def options_for(self, group: TaskGroup) -> list[str]:
+        return [option.replace("{rule}", ",".join(group.rules)) for option in self.options]
 
 
 def render(group: TaskGroup, profile: ToolProfile) -> str:
@@ -62,25 +66,14 @@ def render(group: TaskGroup, profile: ToolProfile) -> str:
     values: dict[str, Any] = {
         "id": group.id,
         "title": _title(group),
-        "role": ROLE,
-        "priority": group.priority,
-        "labels": ["discovery", profile.tool, group.key.rule],
-        "paths": [_GLOB.sub(r"[\1]", path) for path in group.files],
-        "accept": [accept_line(group, profile)],
+        "role": group.role,
+        "priority": group.priority if group.pinned is None else group.pinned,
+        "labels": ["discovery", group.key.tool, _one_line(group.key.subject)],
+        "paths": [_GLOB.sub(r"[\1]", path) for path in group.touches],
+        "accept": [profile.adapter.accept(group, profile.options_for(group))],
         "prompt": _prompt(group, profile),
     }
     return files.task_text(values, comment=_COMMENT.format(id=group.id))
-
-
-def accept_line(group: TaskGroup, profile: ToolProfile) -> str:
-    """A shell line that exits 0 when nothing of the group is left; it writes nothing.
-
-    ``ruff`` is found on the gate's PATH, which ends in our own installation's folder. Where the rule also has findings
-    that ruff cannot mend safely, the line asks whether a safe fix is left instead of whether the rule is clean.
-    """
-    look = ["--no-fix", "--output-format", "concise"] if group.whole else ["--diff", "--no-unsafe-fixes"]
-    words = [profile.tool, "check", "--no-cache", *look, *profile.options_for(group.key.rule), "--", *group.files]
-    return shlex.join(words)
 
 
 def read(text: str, task_id: str) -> AutoTask | None:
@@ -89,24 +82,27 @@ def read(text: str, task_id: str) -> AutoTask | None:
         (table,) = tomllib.loads(text)["tasks"]
         match = _BLOCK.search(table["prompt"])
         data = json.loads(match.group(1)) if match else {}
-        task = AutoTask(
-            essence=data["essence"],
-            files=tuple(data["files"]),
-            id=table["id"],
-            rule=data["rules"][0],
+        paths, priority = tuple(data["files"]), table.get("priority")
+        key = GroupKey(
+            mechanical=data.get("mechanical") is not False,
+            scope=data.get("scope", paths[0].rpartition("/")[0]),
+            subject=data.get("subject", data["rules"][0]),
             tool=data["tool"],
         )
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        pinned = priority if isinstance(priority, int) and priority != data.get("priority", priority) else None
+        task = AutoTask(essence=data["essence"], files=paths, id=table["id"], key=key, priority=pinned)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
-    texts = (task.essence, task.id, task.rule, task.tool, *task.files)
-    sound = task.id == task_id and bool(task.files) and all(isinstance(text, str) for text in texts)
+    texts = (task.essence, task.id, key.scope, key.subject, key.tool, *paths)
+    sound = task.id == task_id and bool(data["rules"]) and bool(paths) and all(isinstance(text, str) for text in texts)
     return task if sound else None
 
 
 def _title(group: TaskGroup) -> str:
     count = len(group.findings)
-    place = group.files[0] if len(group.files) == 1 else group.key.folder or "the top folder"
-    return f"Fix {group.key.rule} in {place} ({count} finding{'s' if count > 1 else ''})"
+    place = group.files[0] if len(group.files) == 1 else group.key.scope or "the top folder"
+    again = "again " if group.returned else ""
+    return f"Fix {group.key.subject} {again}in {place} ({count} finding{'s' if count > 1 else ''})"
 
 
 def _prompt(group: TaskGroup, profile: ToolProfile) -> str:
@@ -114,31 +110,71 @@ def _prompt(group: TaskGroup, profile: ToolProfile) -> str:
     block = {
         "essence": group.essence(profile.salt),
         "files": group.files,
-        "options": profile.options_for(group.key.rule),
-        "rules": [group.key.rule],
-        "select": profile.select,
-        "target_version": profile.target_version,
-        "tool": profile.tool,
+        "mechanical": group.key.mechanical,
+        "options": profile.options_for(group),
+        "priority": group.priority,
+        "rules": group.rules,
+        "scope": group.key.scope,
+        "subject": group.key.subject,
+        "tool": group.key.tool,
+        "versions": _versions(group),
     }
-    lines = [
-        f"{profile.tool} reports {group.key.rule} in these files and calls its own fix safe. Apply that fix and nothing else.",
-        "",
-        f"```{_FENCE}",
-        json.dumps(block),
-        "```",
-        "",
-        "What was found (the files may have changed since):",
-        "",
-    ]
+    lines = [*_order_lines(group), "", f"```{_FENCE}", json.dumps(block), "```", ""]
+    lines += ["What was found (the files may have changed since):", ""]
     for finding in group.findings[:_SHOWN]:
-        place = f"{finding.place.path}:{finding.place.line}" if finding.place.line else finding.place.path
-        lines.append(f"- {place}: {_one_line(finding.message)}")
-        lines += [f"  `{_one_line(finding.evidence)}`"] if finding.evidence else []
+        lines += _finding_lines(finding, returned=finding.fingerprint in group.returned)
     if len(group.findings) > _SHOWN:
         lines.append(f"- and {len(group.findings) - _SHOWN} more")
-    url = next((finding.url for finding in group.findings if finding.url), "")
-    lines += ["", f"The rule: {_one_line(url)}"] if url else []
+    links = list(dict.fromkeys(link for finding in group.findings for link in finding.links))[:_LINKS]
+    lines += ["", f"The rule: {_one_line(links[0])}"] if len(links) == 1 else []
+    lines += ["", "To read:", *(f"- {_one_line(link)}" for link in links)] if len(links) > 1 else []
     return "\n".join(lines) + "\n"
+
+
+def _order_lines(group: TaskGroup) -> Iterator[str]:
+    """What is to be done, in the words of whoever is to do it."""
+    tool, subject = group.key.tool, _one_line(group.key.subject)
+    package = next((finding.package for finding in group.findings if finding.package), "")
+    if group.key.mechanical and package:
+        yield f"{tool} reports {package} and names a version without these findings. Move to it and change nothing else."
+    elif group.key.mechanical:
+        yield f"{tool} reports {subject} in these files and calls its own fix safe. Apply that fix and nothing else."
+    elif package:
+        yield f"{tool} reports {package}. Mend that: by another version, by another package, or by doing without it."
+    else:
+        yield f"{tool} reports {subject} in these files. Mend the cause of each finding and change nothing else."
+    if not group.key.mechanical:
+        yield "Do not silence the tool (no ignore comment, no change of its settings), and keep what the code does for others."
+    if group.returned:
+        yield "This was fixed before and is back: see what undid it, so that it does not come a third time."
+
+
+def _finding_lines(finding: Finding, *, returned: bool) -> Iterator[str]:
+    place = f"{finding.place.path}:{finding.place.line}" if finding.place.line else finding.place.path
+    about = [finding.severity.name.lower()] if finding.severity <= _WORTH_NAMING else []
+    about += [f"CVSS {finding.cvss:g}"] if finding.cvss is not None else []
+    about += ["is back"] if returned else []
+    yield f"- {place}: {_one_line(finding.message)}" + (f" ({', '.join(about)})" if about else "")
+    if finding.evidence:
+        yield f"  `{_one_line(finding.evidence)}`"
+    for other in finding.places[1:_PLACES]:
+        yield f"  see also {other.path}:{other.line}" if other.line else f"  see also {other.path}"
+    if finding.package and finding.installed:
+        yield f"  {_one_line(finding.package)} is at {_one_line(finding.installed)}"
+    if finding.fix_version:
+        yield f"  mended in {_one_line(finding.fix_version)}"
+    if finding.advisories:
+        yield f"  {_one_line(', '.join(finding.advisories))}"
+    if finding.suggestion:
+        yield f"  {finding.tool} suggests: {_one_line(finding.suggestion)}"
+
+
+def _versions(group: TaskGroup) -> dict[str, list[str]]:
+    wanted: dict[str, set[str]] = {}
+    for finding in group.findings:
+        if finding.package and finding.fix_version:
+            wanted.setdefault(finding.package, set()).add(finding.fix_version)
+    return {package: sorted(versions) for package, versions in sorted(wanted.items())}
 
 
 def _one_line(text: str) -> str:

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from coordinator.checks import ruff
-from coordinator.domain.errors import ToolFailed
+from coordinator.checks.adapter import glob_matcher
+from coordinator.checks.adapters import ADAPTERS, chosen
 from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
-from coordinator.domain.finding import FindingState, Fix, ScanReport, ScanStatus
+from coordinator.domain.finding import HOUSED, FindingState, ScanStatus
 from coordinator.domain.task import SETTLED, TaskState
-from coordinator.improve import autotask
-from coordinator.improve.autofolder import AutoFolder
-from coordinator.improve.autotask import ToolProfile
-from coordinator.improve.register import FindingRegister, ScanFact
-from coordinator.policy.grouping import AT_WORK, GroupLimits, Spooled, fold, place
+from coordinator.improve.folding import FoldReport, fold_look
+from coordinator.improve.placing import TaskPlacer
+from coordinator.improve.register import FindingRegister
+from coordinator.improve.scanner import Scanner, ScanQuestion
+from coordinator.policy.grouping import id_prefix
+from coordinator.policy.placement import AT_WORK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Sequence
 
     from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
@@ -34,13 +33,9 @@ if TYPE_CHECKING:
     from coordinator.kit.clock import Clock
     from coordinator.kit.git import Git
     from coordinator.kit.store import Store
-    from coordinator.policy.grouping import KnownFinding
     from coordinator.sdk.layout import Layout
 
 _log = logging.getLogger(__name__)
-
-KNOWN_TOOLS: Final = ("ruff",)
-"""Tools that this version can scan with; the safe fixes of each are applied by the role ``autofix``."""
 
 _FIRST_RETRY_S: Final = 30.0
 """Pause after the first scan that broke; doubles up to the interval of full scans."""
@@ -49,39 +44,8 @@ _NOTICED_WITHIN_S: Final = 5.0
 """So long we wait for the spool to see a file that we wrote before we call ourselves idle."""
 
 _LONGEST_REST_S: Final = 30.0
-_PREFIXES: Final = tuple(f"{tool}-" for tool in KNOWN_TOOLS)
-_LEFT_TO_HANDS: Final = frozenset({FindingState.OPEN, FindingState.REOPENED})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldReport:
-    """One tool's scan compared with what was known.
-
-    ``opened`` counts new and returned findings, ``closed`` those gone, ``total`` all that the tool reported. ``by_hand``
-    are open ones that no agent of ours can mend safely: they need a model's role or a person. ``queued`` is the number of
-    task files written, ``removed`` of those taken away.
-    """
-
-    by_hand: int = 0
-    closed: int = 0
-    commit: str = ""
-    opened: int = 0
-    queued: int = 0
-    reason: str = ""
-    removed: int = 0
-    status: ScanStatus
-    took_s: float = 0.0
-    tool: str
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """One tool's report and how it was asked."""
-
-    options: tuple[str, ...] = ()
-    report: ScanReport
-    target_version: str | None = None
+_PLACING: Final = ""
+"""Stands among the names of tools for the writing of task files, where both are tried again."""
 
 
 class Discovery:
@@ -99,34 +63,33 @@ class Discovery:
         clock: Clock,
         *,
         target: str,
-        tools: Sequence[str],
     ) -> None:
-        self._git = git
         self._settings = settings.discovery
         self._register = FindingRegister(store)
-        self._folder = AutoFolder(layout.repository / settings.paths.tasks)
-        self._scratch = layout.state / "scan"
+        self._placer = TaskPlacer(layout.repository / settings.paths.tasks, self._register, settings.discovery)
+        self._scanner = Scanner(git, settings, layout, target=target)
         self._bus = bus
         self._clock = clock
-        self._target = target
-        self._tools = tuple(tools)
+        self._tools = tuple(adapter.name for adapter in chosen(settings.discovery))
+        self._prefixes = tuple(f"{id_prefix(name)}-" for name in ADAPTERS)
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._scan_due = self._place_due = self._at_work = False
+        self._due: set[str] = set()
+        self._place_due = self._at_work = False
         self._serving = self._listening = False
         self._only_looking = False
-        self._satisfied = True
+        self._again: dict[str, tuple[float, float]] = {}
         self._unnoticed: dict[str, float] = {}
 
     @property
     def busy(self) -> bool:
         """A scan or a placement is due or under way, or the ledger does not know yet of a task that was written."""
-        due = self._scan_due or self._place_due or self._at_work
+        due = bool(self._due) or self._place_due or self._at_work
         return (self._serving and due) or self._turn.locked() or self._awaits_spool()
 
-    async def look_again(self) -> None:
-        """Ask for a full scan soon: the tick of the interval."""
-        self._scan_due = True
+    async def look_again(self, *tools: str) -> None:
+        """Ask for a scan with ``tools`` (none: all) soon. Several requests before it begins are one scan."""
+        self._due.update(tools or self._tools)
         self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -137,70 +100,124 @@ class Discovery:
             self._bus.tap(self._hear)
         await self.look_again()
         stop = asyncio.create_task(stopping.wait())
-        retry_s = _FIRST_RETRY_S
         try:
-            while await self._woken(stop, None if self._satisfied else retry_s):
-                if not (self._scan_due or self._place_due):
-                    self._scan_due = True
-                    retry_s = min(retry_s * 2, max(self._settings.interval_s, _FIRST_RETRY_S))
+            while await self._woken(stop):
+                if not (self._due or self._place_due):
+                    continue
                 took_s = await self._serve_once(stop)
-                if self._satisfied:
-                    retry_s = _FIRST_RETRY_S
                 # Never more than half of the time, however fast tasks land.
                 await asyncio.wait({stop}, timeout=min(took_s, _LONGEST_REST_S))
         finally:
             self._serving = False
             stop.cancel()
 
-    async def scan(self, tools: Sequence[str] | None = None, *, write: bool = False) -> tuple[FoldReport, ...]:
-        """Scan the target's tip with ``tools`` (default: the configured ones) and fold what they say.
+    async def scan(
+        self, tools: Sequence[str] = (), *, fresh: bool = False, write: bool = False
+    ) -> tuple[FoldReport, ...]:
+        """Scan the target's tip with ``tools`` (none: those that the settings and the project call for) and fold what they say.
 
-        Task files are written and removed only with ``write`` or while the service runs. A tool that cannot look is a
-        report, not an error.
+        A tool is not run when nothing that its answer depends on has changed, unless ``fresh``. Task files are written and
+        removed only with ``write`` or while the service runs. A tool that cannot look is a report, not an error.
         """
-        names = tuple(dict.fromkeys(tools or self._tools))
+        reports = await self._scan(tuple(dict.fromkeys(tools or self._tools)), named=tools, fresh=fresh, write=write)
+        return tuple(one for one in reports if one.status is not ScanStatus.UNCALLED or one.tool in tools or one.closed)
+
+    async def _scan(
+        self, names: Sequence[str], *, fresh: bool = False, named: Collection[str] = (), write: bool = False
+    ) -> list[FoldReport]:
+        adapters = [ADAPTERS[name] for name in names if name in ADAPTERS]
         async with self._turn:
             self._only_looking = True
             try:
                 # Read before the tip is: what is completed by now is in the tip.
-                completed = await asyncio.to_thread(self._completed)
-                commit, looks = await self._look(names)
+                completed, doubted = await asyncio.to_thread(self._completed)
+                question = ScanQuestion(
+                    adapters=adapters,
+                    facts=self._register.scans(),
+                    fresh=names if fresh else doubted,
+                    named=named,
+                    now=self._clock.now(),
+                )
+                commit, looks = await self._scanner.look(question)
             finally:
                 self._only_looking = False
-            reports = [await asyncio.to_thread(self._fold, look, commit, completed) for look in looks]
-            self._satisfied = all(report.status is ScanStatus.SCANNED for report in reports)
+            at, reports = self._clock.now(), [_unknown(name) for name in names if name not in ADAPTERS]
+            for look in looks:
+                reports.append(
+                    await asyncio.to_thread(fold_look, self._register, look, at=at, commit=commit, completed=completed)
+                )
+            self._plan_again(reports)
             if write or self._serving:
                 reports = await self._place(reports)
         for report in reports:
             self._tell(report)
-        return tuple(reports)
+        return reports
 
     # -- serving -----------------------------------------------------------------------------------------------------
 
     def _hear(self, published: Published) -> None:
         event = published.event
         if isinstance(event, TaskLanded):
-            self._scan_due = True
-        elif isinstance(event, TaskChanged) and event.new in SETTLED and event.task.startswith(_PREFIXES):
-            self._place_due = True
-        else:
-            return
-        self._wake.set()
+            self._due |= self._touched_by(event)
+        elif isinstance(event, TaskChanged) and event.task.startswith(self._prefixes):
+            self._follow(event)
+            self._place_due = self._place_due or event.new in SETTLED
+        if self._due or self._place_due:
+            self._wake.set()
 
-    async def _woken(self, stop: asyncio.Task[bool], patience_s: float | None) -> bool:
-        """Wait for something to do, at most so long; False when told to stop."""
+    def _touched_by(self, event: TaskLanded) -> set[str]:
+        """Tools that read one of the files, or whose findings the task was to mend."""
+        touched = set()
+        for name in self._tools:
+            reads = glob_matcher(ADAPTERS[name].reads)
+            if any(map(reads, event.files)) or event.task.startswith(f"{id_prefix(name)}-"):
+                touched.add(name)
+        return touched
+
+    def _follow(self, event: TaskChanged) -> None:
+        """Findings are in work for as long as their task is."""
+        began, ended = event.new in AT_WORK, event.old in AT_WORK
+        if began != ended:
+            old, new = (FindingState.QUEUED, FindingState.IN_WORK)[:: 1 if began else -1]
+            self._register.follow(event.task, old=old, new=new)
+
+    async def _woken(self, stop: asyncio.Task[bool]) -> bool:
+        """Wait for something to do, also for what is to be tried again; False when told to stop."""
+        now = self._clock.monotonic()
+        soonest = min((due for due, _ in self._again.values()), default=None)
         wake = asyncio.create_task(self._wake.wait())
+        patience_s = None if soonest is None else max(0.0, soonest - now)
         await asyncio.wait({stop, wake}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         wake.cancel()
         self._wake.clear()
+        now = self._clock.monotonic()
+        for name, (due, pause_s) in self._again.items():
+            if due <= now:
+                self._again[name] = (now + pause_s, pause_s)  # should this time come to nothing
+                self._place_due = self._place_due or name == _PLACING
+                self._due |= {name} - {_PLACING}
         return not stop.done()
+
+    def _plan_again(self, reports: Sequence[FoldReport]) -> None:
+        """A tool that broke gets another chance soon, and then ever later."""
+        for report in reports:
+            if report.status is ScanStatus.BROKEN:
+                self._try_later(report.tool)
+            else:
+                self._again.pop(report.tool, None)
+
+    def _try_later(self, name: str) -> None:
+        longest = max(self._settings.interval_s, _FIRST_RETRY_S)
+        pause_s = min(self._again[name][1] * 2, longest) if name in self._again else _FIRST_RETRY_S
+        self._again[name] = (self._clock.monotonic() + pause_s, pause_s)
 
     async def _serve_once(self, stop: asyncio.Task[bool]) -> float:
         """Do what is due; returns how long it took. A stop cuts a scan short, but not what is written after it."""
         began = self._clock.monotonic()
-        scan, self._at_work = self._scan_due, True
-        self._scan_due = self._place_due = False
-        work = asyncio.create_task(self._scan_all() if scan else self._place_again())
+        due, self._at_work = tuple(name for name in self._tools if name in self._due), True
+        self._due.clear()
+        self._place_due = False
+        work = asyncio.create_task(self._scan_due(due) if due else self._place_again())
         try:
             await asyncio.wait({stop, work}, return_when=asyncio.FIRST_COMPLETED)
             if self._only_looking:
@@ -213,8 +230,8 @@ class Discovery:
             work.result()
         return self._clock.monotonic() - began
 
-    async def _scan_all(self) -> None:
-        await self.scan(write=True)
+    async def _scan_due(self, names: Sequence[str]) -> None:
+        await self._scan(names, write=True)
 
     async def _place_again(self) -> None:
         async with self._turn:
@@ -227,139 +244,50 @@ class Discovery:
                 del self._unnoticed[task_id]
         return bool(self._unnoticed)
 
-    # -- looking -----------------------------------------------------------------------------------------------------
-
-    def _completed(self) -> frozenset[str]:
-        states = self._register.task_states(KNOWN_TOOLS)
-        return frozenset(task_id for task_id, state in states.items() if state is TaskState.COMPLETED)
-
-    async def _look(self, names: Iterable[str]) -> tuple[str, list[_Look]]:
-        """Let each tool look at a clean tree of the target, or of HEAD while there is no target yet."""
-        commit, reason = "", f"there is no commit to scan: neither branch {self._target} nor HEAD has one"
-        try:
-            tip = await self._git.resolve(f"refs/heads/{self._target}") or await self._git.resolve("HEAD")
-            if tip is not None:
-                commit = tip
-                await asyncio.to_thread(self._clear_scratch, make=True)
-                await self._git.export_tree(commit, self._scratch / "tree")
-                return commit, [await self._ask(name, self._scratch / "tree") for name in names]
-        except (ToolFailed, OSError) as error:
-            reason = f"no clean tree of {self._target} could be made: {error}"
-        finally:
-            await asyncio.to_thread(self._clear_scratch, make=False)
-        return commit, [_Look(report=ScanReport(tool=n, status=ScanStatus.BROKEN, reason=reason)) for n in names]
-
-    def _clear_scratch(self, *, make: bool) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        if make:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-
-    async def _ask(self, name: str, tree: Path) -> _Look:
-        if name not in KNOWN_TOOLS:
-            reason = f"this version cannot scan with it (it can with {', '.join(KNOWN_TOOLS)})"
-            return _Look(report=ScanReport(tool=name, status=ScanStatus.UNAVAILABLE, reason=reason))
-        report = await ruff.scan(tree, select=self._settings.select)
-        report = replace(report, reason=report.reason.replace(f"{tree}/", ""))  # a person knows no such folder
-        options = await asyncio.to_thread(ruff.configuration_arguments, tree, select=("{rule}",))
-        version = options[options.index("--target-version") + 1] if "--target-version" in options else None
-        return _Look(options=tuple(options), report=report, target_version=version)
-
-    def _fold(self, look: _Look, commit: str, completed: frozenset[str]) -> FoldReport:
-        """Bring the rows up to one tool's report."""
-        report, at = look.report, self._clock.now().isoformat()
-        known = self._register.known()
-        folded = fold(known, report, completed=completed)
-        known |= {one.finding.fingerprint: one for one in folded.changed}
-        by_hand = sum(_needs_a_hand(one) for one in known.values() if one.finding.tool == report.tool)
-        self._register.keep(folded.changed, seen=(found.fingerprint for found in report.findings), at=at)
-        fact = self._register.scans().get(report.tool) or ScanFact(at=at, status=report.status, tool=report.tool)
-        fact = replace(fact, at=at, reason=report.reason, status=report.status, took_s=report.took_s)
-        if report.status is ScanStatus.SCANNED:
-            fact = replace(
-                fact,
-                by_hand=by_hand,
-                commit=commit,
-                looked_at=at,
-                options=look.options,
-                target_version=look.target_version,
-                total=len(report.findings),
-            )
-        self._register.keep_scan(fact)
-        return FoldReport(
-            by_hand=by_hand,
-            closed=folded.closed,
-            commit=commit,
-            opened=folded.opened + folded.reopened,
-            reason=report.reason,
-            status=report.status,
-            took_s=report.took_s,
-            tool=report.tool,
-            total=len(report.findings),
-        )
+    def _completed(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Completed tasks, and tools of which one has findings that no scan has looked for since."""
+        states = self._register.task_states(ADAPTERS)
+        done = frozenset(task_id for task_id, state in states.items() if state is TaskState.COMPLETED)
+        known = self._register.known().values()
+        return done, frozenset(one.finding.tool for one in known if one.state in HOUSED and one.task in done)
 
     # -- placing -----------------------------------------------------------------------------------------------------
 
     async def _place(self, reports: Sequence[FoldReport]) -> list[FoldReport]:
-        """Write and remove task files as ``policy.grouping`` wants them."""
+        """Write and remove task files as ``policy.placement`` wants them."""
         try:
-            written, removed = await asyncio.to_thread(self._carry_out)
+            written, removed = await asyncio.to_thread(self._placer.carry_out, self._clock.now().isoformat())
         except OSError as error:
-            self._satisfied = False
+            self._try_later(_PLACING)
             message = f"task files could not be written or removed: {error}"
             _log.warning(message, extra={"action": "place_failed"})
             self._bus.publish(Noticed(subject=self.name, message=message))
             return list(reports)
+        self._again.pop(_PLACING, None)
         deadline = self._clock.monotonic() + _NOTICED_WITHIN_S
         self._unnoticed |= dict.fromkeys(written, deadline)
-        return [
-            replace(report, queued=_count(written, report.tool), removed=_count(removed, report.tool))
-            for report in reports
-        ]
-
-    def _carry_out(self) -> tuple[list[str], list[str]]:
-        """Files first, rows after them: what a crash leaves half done, the files tell the next placement."""
-        profiles = {fact.tool: self._profile(fact) for fact in self._register.scans().values() if fact.looked_at}
-        there = self._folder.read()
-        spooled = Spooled(
-            ours=there.ours,
-            salts={tool: profile.salt for tool, profile in profiles.items()},
-            scanned=frozenset(profiles),
-            states=self._register.task_states(KNOWN_TOOLS),
-            taken=there.taken,
-        )
-        limits = GroupLimits(max_open=self._settings.max_open, priority=self._settings.priority)
-        placement = place(tuple(self._register.known().values()), spooled, limits)
-        texts = {group.id: autotask.render(group, profiles[group.key.tool]) for group in placement.write}
-        refused = {task_id for task_id, text in texts.items() if not self._folder.write(task_id, text)}
-        damaged = {task_id for task_id in there.damaged - set(texts) if spooled.states.get(task_id) not in AT_WORK}
-        removed = [task_id for task_id in sorted({*placement.remove, *damaged}) if self._folder.remove(task_id)]
-        rows = [one for one in placement.changed if one.task not in refused]
-        self._register.keep(rows, at=self._clock.now().isoformat())
-        return [task_id for task_id in texts if task_id not in refused | set(there.ours)], removed
-
-    def _profile(self, fact: ScanFact) -> ToolProfile:
-        return ToolProfile(
-            options=fact.options, select=self._settings.select, target_version=fact.target_version, tool=fact.tool
-        )
+        new, gone = list(written.values()), list(removed.values())
+        return [replace(report, queued=new.count(report.tool), removed=gone.count(report.tool)) for report in reports]
 
     def _tell(self, report: FoldReport) -> None:
+        if report.status is ScanStatus.UNCALLED and not report.closed:
+            return
         self._bus.publish(
             FindingsFolded(
                 closed=report.closed,
                 opened=report.opened,
                 queued=report.queued,
                 reason=report.reason,
+                reopened=report.reopened,
                 status=report.status,
                 tool=report.tool,
                 took_s=round(report.took_s, 3),
                 total=report.total,
+                unchanged=report.unchanged,
             )
         )
 
 
-def _needs_a_hand(one: KnownFinding) -> bool:
-    return one.state in _LEFT_TO_HANDS and (one.finding.fix is not Fix.SAFE or bool(one.reason))
-
-
-def _count(task_ids: Iterable[str], tool: str) -> int:
-    return sum(task_id.startswith(f"{tool}-") for task_id in task_ids)
+def _unknown(name: str) -> FoldReport:
+    reason = f"this version cannot scan with it (it can with {', '.join(ADAPTERS)})"
+    return FoldReport(reason=reason, status=ScanStatus.UNAVAILABLE, tool=name)

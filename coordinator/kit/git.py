@@ -116,6 +116,16 @@ class Git(GitCommand):
                 found.append(FileChange(status=status, path=first))
         return tuple(sorted(found, key=lambda change: change.path))
 
+    async def listing(self, commit: str) -> dict[str, str]:
+        """Every file of a commit by its path, with what changes when the file does: its mode and the hash of its content."""
+        output = await self.run("ls-tree", "-r", "-z", "--full-tree", commit)
+        files = {}
+        for entry in output.stdout.split(b"\0")[:-1]:
+            about, _, path = entry.partition(b"\t")
+            mode, _, content = about.split(b" ")
+            files[path_text(path)] = f"{mode.decode()} {content.decode()}"
+        return files
+
     async def merge(self, ours: str, theirs: str) -> MergeResult:
         """The merge of two commits as a tree, made without any work tree."""
         output = await self.run("merge-tree", "--write-tree", "-z", "--name-only", ours, theirs, ok=(0, 1, 128))

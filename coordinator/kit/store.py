@@ -71,6 +71,13 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (day, task, role, upstream, model)) WITHOUT ROWID;
     CREATE INDEX spend_by_task ON spend (task);
     """,
+    """
+    DELETE FROM findings;
+    CREATE INDEX findings_by_task ON findings (task);
+    CREATE TABLE finding_days (
+        day TEXT NOT NULL, tool TEXT NOT NULL, found INTEGER NOT NULL, fixed INTEGER NOT NULL, reopened INTEGER NOT NULL,
+        dismissed INTEGER NOT NULL, PRIMARY KEY (day, tool)) WITHOUT ROWID;
+    """,
 )
 
 QUERIES: Final[Mapping[str, str]] = {
@@ -103,6 +110,14 @@ QUERIES: Final[Mapping[str, str]] = {
     "fact_get": "SELECT value FROM facts WHERE key = :key",
     "fact_put": "INSERT OR REPLACE INTO facts (key, value) VALUES (:key, :value)",
     "facts": "SELECT key, value FROM facts ORDER BY key",
+    "finding_day_add": """
+        INSERT INTO finding_days (day, tool, found, fixed, reopened, dismissed)
+        VALUES (:day, :tool, :found, :fixed, :reopened, :dismissed)
+        ON CONFLICT (day, tool) DO UPDATE SET found = found + excluded.found, fixed = fixed + excluded.fixed,
+            reopened = reopened + excluded.reopened, dismissed = dismissed + excluded.dismissed""",
+    "finding_days": "SELECT * FROM finding_days WHERE day >= :since ORDER BY day, tool",
+    "finding_drop": "DELETE FROM findings WHERE fingerprint = :fingerprint",
+    "finding_in_hands": "UPDATE findings SET state = :new WHERE task = :task AND state = :old",
     "finding_put": """
         INSERT INTO findings (fingerprint, tool, rule, state, path, line, fix, severity, message, task, reason, data,
                               first_seen, last_seen)

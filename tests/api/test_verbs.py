@@ -162,6 +162,8 @@ async def test_who_works_is_told_from_the_lock_not_from_the_ledger(place: Place)
 
 
 async def test_status_tells_a_silent_daemon_from_none_and_a_tool_that_did_not_scan(place: Place) -> None:
+    assert (await ask(place, "status", live=False)).data["findings"] == []  # nothing there that a tool would look at
+    (place.desk.root / "shop.py").write_text("import os\n")
     reply = await ask(place, "status", live=False)
     assert reply.data["daemon"]["state"] == "stopped"
     assert [row["scan"] for row in reply.data["findings"]] == ["not scanned"]

@@ -68,7 +68,6 @@ class Rig:
             self.bus,
             self.clock,
             target=target,
-            tools=chosen.tools,
         )
 
     def files(self) -> dict[str, str]:

@@ -5,17 +5,15 @@ import shlex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.checks.adapters import ADAPTERS
 from coordinator.domain.finding import Finding, Fix, Place, Severity
 from coordinator.domain.taskfile import parse
-from coordinator.improve.autotask import MARK, ToolProfile, accept_line, read, render
+from coordinator.improve.autotask import MARK, ToolProfile, read, render
 from coordinator.policy.change import path_matches
 from coordinator.policy.grouping import GroupKey, TaskGroup
 
 PROFILE = ToolProfile(
-    tool="ruff",
-    options=("--isolated", "--target-version", "py38", "--select", "{rule}"),
-    select=(),
-    target_version="py38",
+    adapter=ADAPTERS["ruff"], options=("--isolated", "--target-version", "py38", "--select", "{rule}")
 )
 
 printable = st.text(st.characters(codec="utf-8").filter(str.isprintable), min_size=1, max_size=12)
@@ -36,16 +34,20 @@ def group(files: list[str], message: str, evidence: str, *, whole: bool = True) 
             fingerprint=f"{number}",
             fix=Fix.SAFE,
             message=message,
-            place=Place(path=path, line=number),
+            places=(Place(path=path, line=number),),
             rule="F401",
             severity=Severity.MEDIUM,
             tool="ruff",
-            url="https://docs.astral.sh/ruff/rules/unused-import",
+            links=("https://docs.astral.sh/ruff/rules/unused-import",),
         )
         for number, path in enumerate(files)
     )
-    key = GroupKey.of("ruff", "F401", files[0])
-    return TaskGroup(findings=findings, id=key.task_id(1), key=key, priority=50, whole=whole)
+    key = GroupKey.of(findings[0], {"ruff": {Fix.SAFE}})
+    return TaskGroup(findings=findings, id=key.task_id(1), key=key, priority=50, role="autofix", whole=whole)
+
+
+def accept(made: TaskGroup) -> str:
+    return PROFILE.adapter.accept(made, PROFILE.options_for(made))
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,12 +72,12 @@ def test_whatever_the_source_says_the_file_is_a_task_and_reads_back_as_its_group
 
 
 def test_the_accept_line_looks_as_the_scan_did_and_never_writes() -> None:
-    whole = accept_line(group(["a b.py"], "m", "e"), PROFILE)
+    whole = accept(group(["a b.py"], "m", "e"))
     assert whole == (
         "ruff check --no-cache --no-fix --output-format concise"
         " --isolated --target-version py38 --select F401 -- 'a b.py'"
     )
-    partly = accept_line(group(["-a.py"], "m", "e", whole=False), PROFILE)
+    partly = accept(group(["-a.py"], "m", "e", whole=False))
     assert partly.startswith("ruff check --no-cache --diff --no-unsafe-fixes ")
     assert partly.endswith(" -- -a.py")
 

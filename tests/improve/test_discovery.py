@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.checks.adapters import ADAPTERS
+from coordinator.checks.ruff_lint import RuffLint
 from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
 from coordinator.domain.finding import ScanStatus
 from coordinator.domain.task import TaskState
 from coordinator.domain.taskfile import parse
 from coordinator.improve.autofolder import AutoFiles, AutoFolder
 from coordinator.improve.autotask import MARK
+from coordinator.improve.scanner import ScanQuestion
 from coordinator.policy.change import path_matches
 from coordinator.policy.grouping import GroupKey
 from tests.improve.rig import FAULTS, Rig, commit, git
@@ -78,16 +81,16 @@ async def test_the_embedded_agent_can_follow_every_task_and_a_scan_closes_them(r
 
 async def test_a_task_that_lands_while_a_scan_looks_is_not_doubted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.discovery.scan(write=True)
-    files, real = rig.files(), rig.discovery._look
+    files, real = rig.files(), rig.discovery._scanner.look
 
-    async def slow_look(names: object) -> object:
-        looked = await real(names)  # type: ignore[arg-type]
+    async def slow_look(question: ScanQuestion) -> object:
+        looked = await real(question)
         for task_id in files:
             rig.set_state(task_id, TaskState.COMPLETED)
         return looked
 
-    monkeypatch.setattr(rig.discovery, "_look", slow_look)
-    await rig.discovery.scan(write=True)
+    monkeypatch.setattr(rig.discovery._scanner, "look", slow_look)
+    await rig.discovery.scan(fresh=True, write=True)
     assert (rig.states(), rig.files()) == ({"queued": 5, "open": 1}, {})
     assert not any(row["reason"] for row in rig.rows())
     await rig.discovery.scan(write=True)
@@ -124,14 +127,19 @@ async def test_a_hundred_scans_of_an_unchanged_tree_change_nothing(rig: Rig, mon
     before = world()
     await rig.discovery.scan(write=True)
     assert world() == before
-    look = await rig.discovery._look(["ruff"])
+    question = ScanQuestion(adapters=[ADAPTERS["ruff"]], facts={}, now=rig.clock.now())
+    look = await rig.discovery._scanner.look(question)
 
     async def same_look(_: object) -> object:
         return look
 
-    monkeypatch.setattr(rig.discovery, "_look", same_look)
-    for _ in range(98):
+    monkeypatch.setattr(rig.discovery._scanner, "look", same_look)
+    for _ in range(97):
         await rig.discovery.scan(write=True)
+    assert world() == before
+    monkeypatch.undo()
+    (report,) = await rig.discovery.scan(write=True)
+    assert report.unchanged
     assert world() == before
     (event, *_) = [event for event in reversed(rig.events) if isinstance(event, FindingsFolded)]
     assert (event.opened, event.closed, event.queued, event.total) == (0, 0, 0, 6)
@@ -195,9 +203,9 @@ async def test_an_unknown_tool_and_a_missing_branch_are_reports(rig: Rig, tmp_pa
     empty = tmp_path / "empty"
     empty.mkdir()
     git(empty, "init", "--quiet")
-    (report,) = await Rig(empty, target="coordinator/main").discovery.scan(write=True)
-    assert report.status is ScanStatus.BROKEN
-    assert "no commit" in report.reason
+    for report in await Rig(empty, target="coordinator/main").discovery.scan(write=True):
+        assert report.status is ScanStatus.BROKEN
+        assert "no commit" in report.reason
 
 
 async def test_the_target_is_scanned_and_not_the_checkout(rig: Rig) -> None:
@@ -259,8 +267,8 @@ async def test_a_folder_that_leads_elsewhere_is_not_written(rig: Rig, tmp_path: 
 async def test_a_name_taken_at_the_last_moment_leaves_the_findings_waiting(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = [("F401", "shop/till.py"), ("F541", "shop/till.py"), ("F401", "shop/web/page.py")]
-    names = [GroupKey.of("ruff", *group).task_id(1) for group in groups]
+    groups = [("F401", "shop"), ("F541", "shop"), ("F401", "shop/web")]
+    names = [GroupKey(scope=scope, subject=rule, tool="ruff").task_id(1) for rule, scope in groups]
     rig.auto.mkdir(parents=True)
     for name in names:
         (rig.auto / f"{name}.toml").write_text("# mine\n")
@@ -419,7 +427,7 @@ async def test_a_stop_cuts_a_scan_short(rig: Rig, monkeypatch: pytest.MonkeyPatc
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("coordinator.checks.ruff.scan", endless)
+    monkeypatch.setattr(RuffLint, "scan", endless)
     served = Served(rig)
     await asyncio.wait_for(looking.wait(), 5)
     assert rig.discovery.busy

@@ -7,158 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from coordinator.domain.finding import Finding, FindingState, Fix, Place, ScanReport, ScanStatus, Severity
+from coordinator.domain.finding import FindingState, Fix, Place, ScanStatus, Severity
 from coordinator.domain.task import SETTLED, TASK_ID, TaskState
-from coordinator.policy.grouping import (
-    MAX_RETURNS,
-    AutoTask,
-    GroupKey,
-    GroupLimits,
-    KnownFinding,
-    Placement,
-    Spooled,
-    fold,
-    place,
-)
-
-LIMITS = GroupLimits(max_files=3, max_open=4, priority=50)
-AT_WORK = (TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING)
-
-
-def finding(path: str = "pkg/a.py", code: str = "F401", number: int = 1, **other: object) -> Finding:
-    values: dict[str, object] = {
-        "category": "dead code",
-        "fingerprint": f"{path}|{code}|{number}",
-        "fix": Fix.SAFE,
-        "message": f"{code} in words",
-        "place": Place(path=path, line=number),
-        "rule": code,
-        "severity": Severity.MEDIUM,
-        "tool": "ruff",
-    }
-    return Finding(**(values | other))  # type: ignore[arg-type]
-
-
-def scanned(*findings: Finding, **other: object) -> ScanReport:
-    values: dict[str, object] = {"tool": "ruff", "status": ScanStatus.SCANNED, "findings": findings}
-    return ScanReport(**(values | other))  # type: ignore[arg-type]
-
-
-class World:
-    """What the store, the spool and the ledger would hold."""
-
-    def __init__(self, limits: GroupLimits = LIMITS) -> None:
-        self.known: dict[str, KnownFinding] = {}
-        self.limits = limits
-        self.ours: dict[str, AutoTask] = {}
-        self.states: dict[str, TaskState] = {}
-        self.taken: set[str] = set()
-
-    def spooled(self) -> Spooled:
-        return Spooled(
-            ours=self.ours, salts={"ruff": "salt"}, scanned={"ruff"}, states=self.states, taken=frozenset(self.taken)
-        )
-
-    def look(self, report: ScanReport) -> None:
-        completed = {task_id for task_id, state in self.states.items() if state is TaskState.COMPLETED}
-        self.keep(fold(self.known, report, completed=completed).changed)
-
-    def keep(self, changed: tuple[KnownFinding, ...]) -> None:
-        self.known |= {one.finding.fingerprint: one for one in changed}
-
-    def settle(self) -> Placement:
-        """Place, carry it out, and let the spool tell the ledger."""
-        placement = place(tuple(self.known.values()), self.spooled(), self.limits)
-        for task_id in placement.remove:
-            del self.ours[task_id]
-            if self.states.get(task_id) not in {*SETTLED, None}:
-                self.states[task_id] = TaskState.CANCELLED
-        for group in placement.write:
-            self.ours[group.id] = AutoTask(
-                id=group.id, tool=group.key.tool, rule=group.key.rule, files=group.files, essence=group.essence("salt")
-            )
-            if self.states.get(group.id) in {None, TaskState.CANCELLED}:
-                self.states[group.id] = TaskState.PENDING
-        self.keep(placement.changed)
-        return placement
-
-    def scan(self, *findings: Finding) -> Placement:
-        self.look(scanned(*findings))
-        return self.settle()
-
-    def state_of(self, one: Finding) -> tuple[FindingState, str]:
-        known = self.known[one.fingerprint]
-        return known.state, known.task
-
-
-# --- fold --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", [ScanStatus.BROKEN, ScanStatus.UNAVAILABLE])
-def test_a_tool_that_could_not_look_closes_nothing(status: ScanStatus) -> None:
-    world = World()
-    world.look(scanned(finding()))
-    assert fold(world.known, scanned(status=status, reason="no")).changed == ()
-
-
-def test_a_scan_of_another_tool_closes_nothing() -> None:
-    world = World()
-    world.look(scanned(finding()))
-    assert fold(world.known, scanned(tool="mypy")).closed == 0
-
-
-def test_a_file_that_could_not_be_read_keeps_its_findings_but_not_its_cured_syntax_error() -> None:
-    world = World()
-    error = finding("pkg/b.py", "invalid-syntax", fix=Fix.NONE, category="syntax")
-    world.look(scanned(finding(), error))
-    after = fold(world.known, scanned(unread=("pkg/a.py", "pkg/b.py")))
-    assert [one.finding for one in after.changed] == [error]
-
-
-def test_seen_gone_seen_again() -> None:
-    world = World()
-    world.look(scanned(finding()))
-    assert world.state_of(finding())[0] is FindingState.OPEN
-    world.look(scanned())
-    assert world.state_of(finding())[0] is FindingState.FIXED
-    again = fold(world.known, scanned(finding()))
-    assert (again.reopened, again.opened) == (1, 0)
-    assert again.changed[0].state is FindingState.REOPENED
-
-
-def test_a_dismissed_finding_stays_dismissed_seen_or_not() -> None:
-    world = World()
-    world.known = {finding().fingerprint: KnownFinding(finding=finding(), state=FindingState.DISMISSED)}
-    for report in (scanned(finding()), scanned(), scanned(finding())):
-        world.look(report)
-        assert world.state_of(finding())[0] is FindingState.DISMISSED
-
-
-reports = st.builds(
-    lambda numbers, status, unread: scanned(
-        *(finding(f"pkg/{n % 4}.py", number=n) for n in numbers), status=status, unread=unread
-    ),
-    st.lists(st.integers(0, 12)),
-    st.sampled_from(ScanStatus),
-    st.sampled_from([(), ("pkg/1.py",)]),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(reports, max_size=6))
-def test_folding_the_same_report_twice_changes_nothing(history: list[ScanReport]) -> None:
-    world = World()
-    for report in history:
-        world.look(report)
-        assert fold(world.known, report).changed == ()
-        if report.status is ScanStatus.SCANNED:
-            seen = {one.fingerprint for one in report.findings}
-            for one in world.known.values():
-                believed = one.state is not FindingState.FIXED
-                assert believed == (one.finding.fingerprint in seen) or one.finding.place.path in report.unread
-
-
-# --- place -------------------------------------------------------------------------------------------------------------
+from coordinator.policy.grouping import AutoTask, GroupKey, GroupLimits
+from coordinator.policy.lifecycle import MAX_RETURNS, KnownFinding
+from coordinator.policy.placement import AT_WORK, Placement, place
+from tests.policy.findings import LIMITS, World, finding, scanned
 
 
 def test_one_task_for_each_rule_and_folder() -> None:
@@ -171,14 +25,17 @@ def test_one_task_for_each_rule_and_folder() -> None:
         finding("pkg/a.py", "F541"),
         finding("top.py"),
     )
-    assert {(group.key.rule, group.files) for group in placement.write} == {
+    assert {(group.key.subject, group.files) for group in placement.write} == {
         ("F401", ("pkg/a.py", "pkg/b.py")),
         ("F401", ("pkg/sub/a.py",)),
         ("F401", ("top.py",)),
         ("F541", ("pkg/a.py",)),
     }
     assert all(group.whole for group in placement.write)
-    assert world.state_of(finding("top.py")) == (FindingState.QUEUED, GroupKey.of("ruff", "F401", "top.py").task_id(1))
+    assert world.state_of(finding("top.py")) == (
+        FindingState.QUEUED,
+        GroupKey(scope="", subject="F401", tool="ruff").task_id(1),
+    )
 
 
 def test_what_the_tool_cannot_mend_safely_is_remembered_and_makes_no_task() -> None:
@@ -250,7 +107,7 @@ def test_worse_severities_come_first_and_folders_before_rules() -> None:
     world = World(GroupLimits(max_open=3))
     mild = [finding(f"{folder}/a.py", code) for folder in ("a", "b") for code in ("F401", "F541")]
     placement = world.scan(*mild, finding("z/a.py", severity=Severity.HIGH))
-    assert [(group.key.folder, group.key.rule, group.priority) for group in placement.write] == [
+    assert [(group.key.scope, group.key.subject, group.priority) for group in placement.write] == [
         ("z", "F401", 40),
         ("a", "F401", 50),
         ("b", "F401", 50),
@@ -260,14 +117,14 @@ def test_worse_severities_come_first_and_folders_before_rules() -> None:
 def test_moved_lines_rewrite_nothing_and_a_new_finding_rewrites_only_what_waits() -> None:
     world = World()
     world.scan(finding())
-    moved = replace(finding(), place=Place(path="pkg/a.py", line=99))
+    moved = replace(finding(), places=(Place(path="pkg/a.py", line=99),))
     assert world.scan(moved).write == ()
     (task_id,) = world.ours
     assert [group.id for group in world.scan(moved, finding("pkg/b.py")).write] == [task_id]
     world.states[task_id] = TaskState.RUNNING
     placement = world.scan(moved, finding("pkg/b.py"), finding("pkg/a.py", number=7), finding("pkg/c.py"))
     assert [group.files for group in placement.write] == [("pkg/c.py",)]
-    assert world.state_of(finding("pkg/a.py", number=7)) == (FindingState.QUEUED, task_id)
+    assert world.state_of(finding("pkg/a.py", number=7)) == (FindingState.IN_WORK, task_id)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +201,7 @@ def test_a_deleted_file_is_written_again_under_its_name_and_a_strangers_name_is_
 @settings(max_examples=100, deadline=None)
 @given(folder=st.text(max_size=150), code=st.text(max_size=60), number=st.integers(1, 10**6))
 def test_every_id_is_a_task_id(folder: str, code: str, number: int) -> None:
-    key = GroupKey(tool="ruff", rule=code.encode(errors="replace").decode(), folder=folder)
+    key = GroupKey(tool="ruff", subject=code.encode(errors="replace").decode(), scope=folder)
     assert TASK_ID.fullmatch(key.task_id(number))
 
 
@@ -406,7 +263,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_file_has_two_tasks_of_a_rule(self) -> None:
-        claimed = [(task.rule, path) for task in self.world.ours.values() for path in task.files]
+        claimed = [(task.key, path) for task in self.world.ours.values() for path in task.files]
         assert len(claimed) == len(set(claimed))
         assert all(len(task.files) <= LIMITS.max_files for task in self.world.ours.values())
 

@@ -1,0 +1,29 @@
+"""The table of discovery tools: every adapter there is, by name, in the order in which a scan asks them.
+
+Owns one invariant: a name in it is the adapter's own, and one that settings may use (``domain.discovery_config``).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from coordinator.checks.ruff_format import RuffFormat
+from coordinator.checks.ruff_lint import RuffLint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coordinator.checks.adapter import ToolAdapter
+    from coordinator.domain.settings import DiscoverySettings
+
+_ALL: Final[tuple[ToolAdapter, ...]] = (RuffLint(), RuffFormat())
+
+ADAPTERS: Final[Mapping[str, ToolAdapter]] = MappingProxyType({adapter.name: adapter for adapter in _ALL})
+
+
+def chosen(settings: DiscoverySettings) -> tuple[ToolAdapter, ...]:
+    """Those that a scan asks when it is told no names: the settings', else all that are standard."""
+    if settings.tools:
+        return tuple(ADAPTERS[name] for name in dict.fromkeys(settings.tools))
+    return tuple(adapter for adapter in ADAPTERS.values() if adapter.standard)

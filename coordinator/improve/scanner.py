@@ -1,0 +1,180 @@
+"""Lets discovery tools look at a clean tree of the target, each at most once for the same question.
+
+Owns one invariant: a tool is left out only when nothing that its answer depends on has changed since it last did its work:
+no file that it reads, not the program, not its settings, and not the time where time matters. What reports mean for findings is
+``policy.lifecycle``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from coordinator.checks.adapter import ScanOrder, TreeFiles, broken, glob_matcher
+from coordinator.checks.detect import surroundings_of
+from coordinator.checks.locate import locate
+from coordinator.checks.tool import file_identity
+from coordinator.domain.errors import ToolFailed
+from coordinator.domain.finding import REPORTING, ScanReport, ScanStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from coordinator.checks.adapter import ToolAdapter
+    from coordinator.checks.locate import Located
+    from coordinator.checks.tool import Surroundings
+    from coordinator.domain.settings import Settings
+    from coordinator.improve.register import ScanFact
+    from coordinator.kit.git import Git
+    from coordinator.sdk.layout import Layout
+
+_FORMAT: Final = 1
+"""Raised when a finding of the same tree would now be told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One tool's part in a scan. ``report`` is None when it was left out; ``inputs`` is what its answer depends on, as a hash;
+    ``renames`` are the files that were renamed since it last did its work, by their old path.
+    """
+
+    adapter: ToolAdapter
+    inputs: str = ""
+    remedy: str = ""
+    renames: Mapping[str, str]
+    report: ScanReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanQuestion:
+    """What is asked of a scan: ``facts`` are the tools' last ones, ``named`` those asked for by name (they are looked at again
+    where time matters), ``fresh`` those that may not be left out.
+    """
+
+    adapters: Sequence[ToolAdapter]
+    facts: Mapping[str, ScanFact]
+    fresh: Collection[str] = ()
+    named: Collection[str] = ()
+    now: datetime
+
+
+class Scanner:
+    """One scan at a time; ``look`` leaves nothing behind but each tool's cache."""
+
+    def __init__(self, git: Git, settings: Settings, layout: Layout, *, target: str) -> None:
+        self._git = git
+        self._settings = settings
+        self._checkout = layout.repository
+        self._scratch = layout.state / "scan"
+        self._caches = layout.state / "scan-cache"
+        self._target = target
+
+    async def look(self, question: ScanQuestion) -> tuple[str, list[Look]]:
+        """The commit that was looked at (empty: there is none) and each tool's part, in order."""
+        commit, reason = "", f"there is no commit to scan: neither branch {self._target} nor HEAD has one"
+        try:
+            tip = await self._git.resolve(f"refs/heads/{self._target}") or await self._git.resolve("HEAD")
+            if tip is not None:
+                commit = tip
+                return commit, await self._look_at(commit, question)
+        except (ToolFailed, OSError) as error:
+            reason = f"no clean tree of {self._target} could be made: {error}"
+        finally:
+            await asyncio.to_thread(self._clear_scratch, make=False)
+        return commit, [Look(adapter=one, renames={}, report=broken(one.name, reason)) for one in question.adapters]
+
+    async def _look_at(self, commit: str, question: ScanQuestion) -> list[Look]:
+        files = await self._git.listing(commit)
+        surroundings = await asyncio.to_thread(surroundings_of, self._checkout, self._settings.gate)
+        looks, tree = [], self._scratch / "tree"
+        for adapter in question.adapters:
+            located = await asyncio.to_thread(self.locate, adapter, surroundings)
+            inputs = self._inputs(adapter, located, files, surroundings)
+            fact = question.facts.get(adapter.name)
+            if fact is not None and _same(adapter, fact, inputs, question):
+                looks.append(Look(adapter=adapter, inputs=inputs, renames={}, report=None))
+                continue
+            if not tree.exists():
+                await asyncio.to_thread(self._clear_scratch, make=True)
+                await self._git.export_tree(commit, tree)
+            named = adapter.name in question.named or adapter.name in self._settings.discovery.tools
+            report = await self._ask(adapter, located, TreeFiles(names=files, root=tree), surroundings, named=named)
+            renames = await self._renames(fact, commit) if report.status in REPORTING else {}
+            looks.append(Look(adapter=adapter, inputs=inputs, remedy=located.remedy, renames=renames, report=report))
+        return looks
+
+    def locate(self, adapter: ToolAdapter, surroundings: Surroundings) -> Located:
+        settings = self._settings.discovery.of_tool(adapter.name)
+        return locate(adapter, settings, self._checkout, python=next(iter(surroundings.first), None))
+
+    async def _ask(
+        self, adapter: ToolAdapter, located: Located, files: TreeFiles, surroundings: Surroundings, *, named: bool
+    ) -> ScanReport:
+        name = adapter.name
+        uncalled = await asyncio.to_thread(adapter.uncalled, files, named=named)
+        if uncalled:
+            return ScanReport(tool=name, status=ScanStatus.UNCALLED, reason=uncalled)
+        if located.program is None:
+            return ScanReport(tool=name, status=ScanStatus.UNAVAILABLE, reason=located.reason)
+        scratch, cache = self._scratch / name, self._caches / name
+        await asyncio.to_thread(_make, scratch, cache)
+        order = ScanOrder(
+            cache=cache,
+            program=located.program,
+            scratch=scratch,
+            select=self._settings.discovery.select,
+            settings=self._settings.discovery.of_tool(name),
+            surroundings=surroundings,
+            tree=files.root,
+        )
+        report = await adapter.scan(order)
+        return replace(report, reason=report.reason.replace(f"{files.root}/", ""))  # a person knows no such folder
+
+    async def _renames(self, fact: ScanFact | None, commit: str) -> dict[str, str]:
+        """Git's word on which files were renamed; none when the commit of the last look is gone."""
+        if fact is None or not fact.commit or fact.commit == commit or not await self._git.resolve(fact.commit):
+            return {}
+        changes = await self._git.changes(fact.commit, commit)
+        return {change.old_path: change.path for change in changes if change.old_path}
+
+    def _inputs(
+        self, adapter: ToolAdapter, located: Located, files: Mapping[str, str], surroundings: Surroundings
+    ) -> str:
+        matches, settings = glob_matcher(adapter.reads), self._settings.discovery
+        read = sorted((name, blob) for name, blob in files.items() if matches(name))
+        about = {
+            "environment": "" if adapter.own else surroundings.identity,
+            "files": read,
+            "format": _FORMAT,
+            "named": adapter.name in settings.tools,
+            "program": file_identity(located.program) if located.program else located.reason,
+            "select": settings.select,
+            "settings": asdict(settings.of_tool(adapter.name)),
+        }
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def _clear_scratch(self, *, make: bool) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if make:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+
+
+def _make(*folders: Path) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _same(adapter: ToolAdapter, fact: ScanFact, inputs: str, question: ScanQuestion) -> bool:
+    """Whether the tool would only say again what it said."""
+    if adapter.name in question.fresh or fact.status not in REPORTING or fact.inputs != inputs or not fact.looked_at:
+        return False
+    if adapter.stale_after_s is None:
+        return True
+    age_s = (question.now - datetime.fromisoformat(fact.looked_at)).total_seconds()
+    return adapter.name not in question.named and 0 <= age_s < adapter.stale_after_s
