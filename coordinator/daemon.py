@@ -50,6 +50,7 @@ from coordinator.sdk.layout import Layout
 from coordinator.surface.metrics import exposition
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
@@ -283,8 +284,17 @@ class Daemon:
     async def retry(self, task_id: str) -> None:
         await self.steward.retry(task_id)
 
-    async def scan(self, tools: Sequence[str]) -> Sequence[FoldReport]:
-        return await self.discovery.scan(tools)
+    async def scan(self, tools: Sequence[str], *, fresh: bool = False) -> Sequence[FoldReport]:
+        return await self.discovery.scan(tools, fresh=fresh)
+
+    async def dismiss(self, fingerprints: Sequence[str], reason: str) -> int:
+        return await self.discovery.dismiss(fingerprints, reason)
+
+    async def reopen(self, fingerprints: Sequence[str]) -> int:
+        return await self.discovery.reopen(fingerprints)
+
+    def findings(self) -> list[sqlite3.Row]:
+        return self.store.query("findings")
 
     def snapshot(self) -> LiveSnapshot:
         what, since = self.gate.running or ("", self.clock.monotonic())
@@ -351,13 +361,23 @@ def _lane(priority: int) -> Lane:
 class Offline(Operator):
     """What ``api.desk.Operations`` asks, while no daemon runs and the caller holds its lock."""
 
-    def __init__(self, layout: Layout, ledger: Ledger, discovery: Discovery) -> None:
+    def __init__(self, layout: Layout, ledger: Ledger, discovery: Discovery, store: Store) -> None:
         super().__init__(layout, ledger)
         self._discovery = discovery
+        self._store = store
 
-    async def scan(self, tools: Sequence[str]) -> Sequence[FoldReport]:
+    async def scan(self, tools: Sequence[str], *, fresh: bool = False) -> Sequence[FoldReport]:
         """Look and remember; task files are written by a running daemon only."""
-        return await self._discovery.scan(tools)
+        return await self._discovery.scan(tools, fresh=fresh)
+
+    async def dismiss(self, fingerprints: Sequence[str], reason: str) -> int:
+        return await self._discovery.dismiss(fingerprints, reason)
+
+    async def reopen(self, fingerprints: Sequence[str]) -> int:
+        return await self._discovery.reopen(fingerprints)
+
+    def findings(self) -> list[sqlite3.Row]:
+        return self._store.query("findings")
 
 
 @asynccontextmanager
@@ -375,6 +395,6 @@ async def offline(root: Path) -> AsyncIterator[Offline]:
         repository = git.Git(facts.top, facts.git_dir)
         discovery = Discovery(repository, settings, layout, store, bus, clock, target=settings.land.target)
         try:
-            yield Offline(layout, Ledger(store, bus, clock), discovery)
+            yield Offline(layout, Ledger(store, bus, clock), discovery, store)
         finally:
             store.close()

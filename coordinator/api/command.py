@@ -43,6 +43,7 @@ environment:
 GROUPS: Final = MappingProxyType(
     {
         "agents": "Look at agent processes.",
+        "findings": "Read and judge what the discovery tools found.",
         "knobs": "Look at and change numbers that act while everything runs.",
         "tasks": "Read, write and steer tasks.",
         "upstreams": "Look at and steer where model calls go.",
@@ -212,7 +213,7 @@ def values_of(arguments: type[Any], parsed: argparse.Namespace) -> dict[str, Any
         value = getattr(parsed, parameter.name)
         if parameter.many:
             value = list(value or ())
-        if parameter.path:
+        if parameter.path and value:
             value = [str(Path(one).absolute()) for one in value] if parameter.many else str(Path(value).absolute())
         values[parameter.name] = value
     return values

@@ -56,6 +56,10 @@ class FoldSeen(Protocol):
     @property
     def reason(self) -> str: ...
     @property
+    def remedy(self) -> str: ...
+    @property
+    def reopened(self) -> int: ...
+    @property
     def status(self) -> str: ...
     @property
     def took_s(self) -> float: ...
@@ -63,17 +67,28 @@ class FoldSeen(Protocol):
     def tool(self) -> str: ...
     @property
     def total(self) -> int: ...
+    @property
+    def unchanged(self) -> bool: ...
 
 
 class Operations(Protocol):
-    """What a person may do to tasks; the same four verbs with a daemon and without, and a scan."""
+    """What a person may do to tasks and findings; the same with a daemon and without."""
 
     async def cancel(self, task_id: str, reason: str) -> None: ...
     async def hold(self, task_id: str, reason: str) -> None: ...
     async def release(self, task_id: str) -> None: ...
     async def retry(self, task_id: str) -> None: ...
-    async def scan(self, tools: Sequence[str]) -> Sequence[FoldSeen]:
-        """Scan with ``tools`` (empty: the configured ones)."""
+    async def scan(self, tools: Sequence[str], *, fresh: bool = False) -> Sequence[FoldSeen]:
+        """Scan with ``tools`` (empty: the configured ones), ``fresh``: also with those that could only say the same again."""
+
+    async def dismiss(self, fingerprints: Sequence[str], reason: str) -> int:
+        """No task is made of these any more; returns how many changed."""
+
+    async def reopen(self, fingerprints: Sequence[str]) -> int:
+        """Undo a dismissal, or whatever else kept these from being worked on; returns how many changed."""
+
+    def findings(self) -> list[sqlite3.Row]:
+        """What is known of findings now, also of those that this very scan brought."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from coordinator.api.untested import consequence, untested
 from coordinator.checks.adapter import walk_files
 from coordinator.checks.adapters import chosen
+from coordinator.checks.asking import locate_for
 from coordinator.checks.detect import detect, surroundings_of
-from coordinator.checks.locate import locate
 from coordinator.domain.errors import BadInput, BadRepository
 from coordinator.fleet import cards
 from coordinator.gateway.upstream import upstreams_of
@@ -182,8 +182,7 @@ def _tools(desk: Desk) -> Iterator[Diagnosis]:
     for adapter in chosen(settings):
         if adapter.uncalled(files, named=adapter.name in settings.tools):
             continue
-        python = next(iter(surroundings.first), None)
-        located = locate(adapter, settings.of_tool(adapter.name), desk.root, python=python)
+        located = locate_for(adapter, settings, desk.root, surroundings)
         if located.program is None:
             yield Diagnosis(adapter.name, "warn", f"{located.reason}: it does not scan", located.remedy)
         else:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from coordinator.api import (
     verbs_calls,
     verbs_explain,
+    verbs_findings,
     verbs_fleet,
     verbs_gateway,
     verbs_operate,
+    verbs_scan,
     verbs_service,
     verbs_setup,
     verbs_status,
@@ -25,9 +27,11 @@ def all_verbs() -> tuple[Verb, ...]:
     modules = (
         verbs_calls,
         verbs_explain,
+        verbs_findings,
         verbs_fleet,
         verbs_gateway,
         verbs_operate,
+        verbs_scan,
         verbs_service,
         verbs_setup,
         verbs_status,

@@ -73,10 +73,25 @@ def operand(help_text: str, *, default: Any = MISSING, metavar: str = "", path: 
 
 
 def option(
-    help_text: str, *, default: Any, short: str = "", metavar: str = "", choices: tuple[str, ...] = (), name: str = ""
+    help_text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    default: Any,
+    metavar: str = "",
+    name: str = "",
+    path: bool = False,
+    short: str = "",
 ) -> Any:
-    """``--its-name``; a bool is a switch, a ``tuple[str, ...]`` may be given several times. ``name`` renames it."""
-    metadata = {"help": help_text, "metavar": metavar, "short": short, "choices": choices, "name": name}
+    """``--its-name``; a bool is a switch, a ``tuple[str, ...]`` may be given several times. ``name`` renames it. A ``path`` is
+    made absolute where it was typed."""
+    metadata = {
+        "choices": choices,
+        "help": help_text,
+        "metavar": metavar,
+        "name": name,
+        "path": path,
+        "short": short,
+    }
     return field(default=default, metadata=metadata)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that change what happens to tasks: cancel, hold, release, retry, scan.
+"""The verbs that change what happens to tasks: cancel, hold, release, retry.
 
 Owns one invariant: several ids are several answers; one that cannot be done does not stop the others, and all are told.
 """
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.verb import Reply, Verb, operand, option
-from coordinator.api.view import BAD, GOOD, WARN, Line, duration, line, plural, wrap
+from coordinator.api.view import BAD, GOOD, Line, wrap
 from coordinator.api.wire import error_to_json
 from coordinator.domain.errors import CoordinatorError, DaemonBusy
 
@@ -81,55 +81,7 @@ def show_results(data: Mapping[str, Any], width: int) -> list[Line]:
     return lines
 
 
-# -- scan ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScanArguments:
-    tools: tuple[str, ...] = operand("tools to scan with; none: the configured ones", default=(), metavar="TOOL")
-
-
-async def scan(desk: Desk, arguments: ScanArguments) -> Reply:
-    async with desk.operate() as operations:
-        reports = await operations.scan(arguments.tools)
-    rows = [
-        {
-            "tool": report.tool,
-            "status": str(report.status),
-            "reason": report.reason,
-            "total": report.total,
-            "opened": report.opened,
-            "closed": report.closed,
-            "queued": report.queued,
-            "took_s": report.took_s,
-        }
-        for report in reports
-    ]
-    not_scanned = any(row["status"] != "scanned" for row in rows)
-    return Reply(data={"scans": rows}, exit_code=1 if not_scanned else 0)
-
-
-def show_scan(data: Mapping[str, Any], width: int) -> list[Line]:
-    lines: list[Line] = []
-    for scan in data["scans"]:
-        if scan["status"] != "scanned":
-            lines += wrap(f"{scan['tool']}: not scanned ({scan['status']}): {scan['reason']}", width, style=WARN)
-            continue
-        counted = f"{plural(scan['total'], 'finding')}, {scan['opened']} new, {scan['closed']} gone since the last scan"
-        lines += wrap(f"{scan['tool']}: {counted}, in {duration(scan['took_s'])}", width)
-        if scan["queued"]:
-            lines += wrap(f"{plural(scan['queued'], 'task')} written into tasks/auto/", width)
-    return lines or [line("no tools are configured: see [discovery] tools")]
-
-
 VERBS = (
-    Verb(
-        name="scan",
-        arguments=ScanArguments,
-        call=scan,
-        doc="Run the discovery tools now and fold what they find.",
-        show=show_scan,
-    ),
     Verb(
         name="tasks cancel",
         arguments=ReasonedArguments,

@@ -13,15 +13,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.activity import shown_of, usage
+from coordinator.api.discovered import tool_rows, tool_sentence
 from coordinator.api.untested import consequence, untested
 from coordinator.api.verb import NoArguments, Reply, Verb
 from coordinator.api.verbs_tasks import STATE_STYLES, read_spool, show_problems, unread
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
 from coordinator.api.wire import problem_to_json
-from coordinator.checks.adapter import walk_files
-from coordinator.checks.adapters import ADAPTERS, chosen
 from coordinator.checks.detect import detect
-from coordinator.domain.finding import REPORTING, SEEN, FindingState, ScanStatus
 from coordinator.domain.task import TaskState
 from coordinator.fleet import sighting
 from coordinator.gateway.gateway import listening_at
@@ -30,7 +28,7 @@ from coordinator.kit import lock
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from coordinator.api.desk import Desk
 
@@ -71,7 +69,7 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
             for row in desk.rows("tasks_by_state", state=state)
         ],
         "problems": problems,
-        "findings": _findings(desk),
+        "findings": tool_rows(desk),
     }
     data["next"] = next_steps(data)
     return Reply(data=data)
@@ -147,44 +145,6 @@ def _work(desk: Desk, row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def _findings(desk: Desk) -> list[dict[str, Any]]:
-    """One row a tool: what the last scan said, how many findings are in which state, how many need a model."""
-    tools: dict[str, dict[str, Any]] = {}
-    for tool in _called(desk):
-        tools[tool] = _tool_row(desk, tool)
-    for row in desk.rows("findings"):
-        found = tools.setdefault(row["tool"], _tool_row(desk, row["tool"]))
-        found["states"][row["state"]] = found["states"].get(row["state"], 0) + 1
-        adapter = ADAPTERS.get(row["tool"])
-        if row["state"] in SEEN and (adapter is None or row["fix"] not in adapter.fixes):
-            found["needs_model"] += 1
-    called = (one for one in tools.values() if one["states"] or one["scan"] != ScanStatus.UNCALLED)
-    return sorted(called, key=lambda one: str(one["tool"]))
-
-
-def _called(desk: Desk) -> Iterator[str]:
-    """Tools that have been asked, and those that would be: what the project does not call for is not missing."""
-    settings, files = desk.settings.discovery, None
-    for adapter in chosen(settings):
-        if _fact(desk, f"scan:{adapter.name}") is None:
-            files = files or walk_files(desk.root)
-            if adapter.uncalled(files, named=adapter.name in settings.tools):
-                continue
-        yield adapter.name
-
-
-def _tool_row(desk: Desk, tool: str) -> dict[str, Any]:
-    last = _fact(desk, f"scan:{tool}") or {}
-    return {
-        "tool": tool,
-        "scan": str(last.get("status", "not scanned")),
-        "reason": str(last.get("reason", "")),
-        "at": last.get("at"),
-        "states": {},
-        "needs_model": 0,
-    }
-
-
 def next_steps(data: Mapping[str, Any]) -> list[str]:
     """What a person may want to do now, the most pressing first; each names its command."""
     steps = []
@@ -223,7 +183,7 @@ def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
     if data["refusal"]:
         lines += facts([("held up", data["refusal"])], width)
     for found in data["findings"]:
-        lines += facts([("findings", _finding_sentence(found))], width)
+        lines += facts([("findings", tool_sentence(found))], width)
     heading = "At work:" if data["daemon"]["state"] != "stopped" else "Left, for the next start:"
     lines += _work_lines(data["at_work"], heading, width)
     if data["problems"]:
@@ -278,22 +238,6 @@ def _gate_lines(gate: Mapping[str, Any], width: int) -> list[Line]:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in TaskState if counts.get(state)) or "none"
-
-
-def _finding_sentence(found: Mapping[str, Any]) -> str:
-    states = found["states"]
-    still = sum(states.get(state, 0) for state in SEEN)
-    open_ones = [f"{states[FindingState.QUEUED]} with a task"] if states.get(FindingState.QUEUED) else []
-    open_ones += [f"{states[FindingState.IN_WORK]} in work"] if states.get(FindingState.IN_WORK) else []
-    if found["needs_model"]:
-        open_ones.append(f"{found['needs_model']} without a safe fix, for a model's role")
-    counted = f"{still} open" + (f" ({', '.join(open_ones)})" if open_ones else "")
-    counted += f", {states.get(FindingState.FIXED, 0)} fixed"
-    if found["scan"] in REPORTING:
-        return f"{found['tool']}: {counted}"
-    why = f"; {found['reason']}" if found["reason"] else ""
-    label = "not scanned" if found["scan"] == "not scanned" else f"not scanned ({found['scan']}{why})"
-    return f"{found['tool']}: {label}" + (f"; known from before: {counted}" if states else "")
 
 
 def _work_lines(rows: list[Mapping[str, Any]], heading: str, width: int) -> list[Line]:

@@ -18,7 +18,7 @@ To add a tool, write one module with one class and put it into the table of ``ch
 * ``reads`` names every file whose change can change the answer, configuration and lock files among them: a scan is left out
   while none of them changed. A tool whose answer also changes with time (an advisory database) has ``stale_after_s``.
 * ``accept`` is a shell line that the gate runs on the merged tree: 0 when nothing of the group is left. A tool that can be
-  asked for one rule in some files is asked so; any other says ``accept_by_scan(group)``.
+  asked for one rule in some files is asked so; any other says ``accept_by_look(group)``.
 * ``fixes`` are the kinds of fix that role ``autofix`` can apply through ``fix``; other findings are for a role with a model.
 """
 
@@ -243,14 +243,17 @@ def unavailable(tool: str, reason: str, ran: ToolRun | None = None) -> ScanRepor
     return ScanReport(tool=tool, status=ScanStatus.UNAVAILABLE, reason=reason[:500], took_s=took_s)
 
 
-def accept_by_scan(group: TaskGroup, options: Iterable[str] = ()) -> str:
-    """A line that scans the tree with our own adapter and exits 0 when nothing of the group is left in its files.
+def accept_by_look(group: TaskGroup, options: Iterable[str] = ()) -> str:
+    """A line that asks our own adapter about the tree (verb ``look``) and exits 0 when nothing of the group is left in its files.
 
     ``-P`` and ``-E``: neither the tree nor its ``PYTHONPATH`` gets to say what ``coordinator`` is.
     """
-    words = [sys.executable, "-EP", "-m", "coordinator", "scan", group.key.tool, "--here", *options]
+    words = [sys.executable, "-EP", "-m", "coordinator", "look", group.key.tool, *options]
     for rule in group.rules:
         words += ["--rule", rule]
     for path in group.files:
         words += ["--path", path]
+    if group.key.mechanical and not group.whole:
+        for fix in sorted({finding.fix for finding in group.findings}):
+            words += ["--fix", fix]
     return shlex.join(words)

@@ -51,7 +51,11 @@ class RuffFormat:
     def uncalled(self, files: TreeFiles, *, named: bool) -> str:
         if not files.any(*PYTHON_FILES):
             return "there is no Python file"
-        return "" if named or _is_used(files) else "nothing in the project says that it is formatted with ruff"
+        return (
+            ""
+            if named or _is_used(files)
+            else "nothing in the project says that it is formatted with ruff ([discovery] tools may)"
+        )
 
     async def scan(self, order: ScanOrder) -> ScanReport:
         options = await asyncio.to_thread(_options, order.tree)

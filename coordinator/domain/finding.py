@@ -155,14 +155,13 @@ def identified(found: Iterable[Finding]) -> tuple[Finding, ...]:
     """All findings of one scan with their fingerprints, in order of place, without those told twice.
 
     Equal ones in a file (the same line written twice) are told apart by their order in it. ``kind`` is what a finding is
-    apart from its file, ``ordinal`` its number among those of its kind in the file.
+    apart from its file, ``ordinal`` its number among those of its kind in the file. Two of one kind without a line are two.
     """
     ordinals: Counter[tuple[str, str]] = Counter()
     told: set[tuple[Place, str]] = set()
     identities = []
-    for finding in sorted(found, key=lambda one: (one.place, one.tool, one.rule, one.message)):
-        kind = _kind(finding)
-        if (finding.place, kind) in told:
+    for kind, finding in sorted(((_kind(one), one) for one in found), key=_order):
+        if finding.place.line and (finding.place, kind) in told:
             continue
         told.add((finding.place, kind))
         path = finding.place.path
@@ -181,6 +180,11 @@ def _kind(finding: Finding) -> str:
     """Numbers of the evidence count: ``x = 1`` and ``x = 2`` are two findings."""
     what = finding.about or f"{steady(finding.message)}|{' '.join(finding.evidence.split())}"
     return hashlib.sha256(f"{finding.tool}|{finding.rule}|{what}".encode()).hexdigest()[:32]
+
+
+def _order(pair: tuple[str, Finding]) -> tuple[Place, str, str, str]:
+    kind, finding = pair
+    return finding.place, kind, finding.message, finding.evidence
 
 
 def _fingerprint(path: str, kind: str, ordinal: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,17 +23,20 @@ from coordinator.improve.placing import TaskPlacer
 from coordinator.improve.register import FindingRegister
 from coordinator.improve.scanner import Scanner, ScanQuestion
 from coordinator.policy.grouping import id_prefix
+from coordinator.policy.lifecycle import dismiss, reopen
 from coordinator.policy.placement import AT_WORK
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
+    from coordinator.improve.scanner import Look
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
     from coordinator.kit.git import Git
     from coordinator.kit.store import Store
+    from coordinator.policy.lifecycle import KnownFinding
     from coordinator.sdk.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -73,6 +77,7 @@ class Discovery:
         self._tools = tuple(adapter.name for adapter in chosen(settings.discovery))
         self._prefixes = tuple(f"{id_prefix(name)}-" for name in ADAPTERS)
         self._turn = asyncio.Lock()
+        self._books = asyncio.Lock()
         self._wake = asyncio.Event()
         self._due: set[str] = set()
         self._place_due = self._at_work = False
@@ -85,7 +90,7 @@ class Discovery:
     def busy(self) -> bool:
         """A scan or a placement is due or under way, or the ledger does not know yet of a task that was written."""
         due = bool(self._due) or self._place_due or self._at_work
-        return (self._serving and due) or self._turn.locked() or self._awaits_spool()
+        return (self._serving and due) or self._turn.locked() or self._books.locked() or self._awaits_spool()
 
     async def look_again(self, *tools: str) -> None:
         """Ask for a scan with ``tools`` (none: all) soon. Several requests before it begins are one scan."""
@@ -141,17 +146,41 @@ class Discovery:
                 commit, looks = await self._scanner.look(question)
             finally:
                 self._only_looking = False
-            at, reports = self._clock.now(), [_unknown(name) for name in names if name not in ADAPTERS]
-            for look in looks:
-                reports.append(
-                    await asyncio.to_thread(fold_look, self._register, look, at=at, commit=commit, completed=completed)
-                )
-            self._plan_again(reports)
-            if write or self._serving:
-                reports = await self._place(reports)
+            async with self._books:
+                reports = [_unknown(name) for name in names if name not in ADAPTERS]
+                reports += await asyncio.to_thread(self._fold, looks, commit, completed)
+                self._plan_again(reports)
+                if write or self._serving:
+                    reports = await self._place(reports)
         for report in reports:
             self._tell(report)
         return reports
+
+    def _fold(self, looks: Sequence[Look], commit: str, completed: Collection[str]) -> list[FoldReport]:
+        at = self._clock.now()
+        return [fold_look(self._register, look, at=at, commit=commit, completed=completed) for look in looks]
+
+    async def dismiss(self, fingerprints: Collection[str], reason: str) -> int:
+        """A person's word that these are none; returns how many changed. While a scan looks, this does not wait for it."""
+        async with self._books:
+            return await self._judge(fingerprints, lambda known: dismiss(known, reason))
+
+    async def reopen(self, fingerprints: Collection[str]) -> int:
+        """A person's word that these are to be worked on after all; returns how many changed."""
+        async with self._books:
+            return await self._judge(fingerprints, reopen)
+
+    async def _judge(
+        self, fingerprints: Collection[str], word: Callable[[Iterable[KnownFinding]], Iterable[KnownFinding]]
+    ) -> int:
+        known = await asyncio.to_thread(self._register.known)
+        at, changed = self._clock.now(), list(word(known[mark] for mark in fingerprints if mark in known))
+        self._register.keep(changed, at=at.isoformat())
+        for tool, count in Counter(one.finding.tool for one in changed if one.state is FindingState.DISMISSED).items():
+            self._register.count_day(at, tool, dismissed=count)
+        self._place_due = self._place_due or (self._serving and bool(changed))
+        self._wake.set()
+        return len(changed)
 
     # -- serving -----------------------------------------------------------------------------------------------------
 
@@ -175,9 +204,9 @@ class Discovery:
         return touched
 
     def _follow(self, event: TaskChanged) -> None:
-        """Findings are in work for as long as their task is."""
+        """Findings are in work for as long as their task is, and once it has landed until a scan has looked."""
         began, ended = event.new in AT_WORK, event.old in AT_WORK
-        if began != ended:
+        if began != ended and event.new is not TaskState.COMPLETED:
             old, new = (FindingState.QUEUED, FindingState.IN_WORK)[:: 1 if began else -1]
             self._register.follow(event.task, old=old, new=new)
 
@@ -234,7 +263,7 @@ class Discovery:
         await self._scan(names, write=True)
 
     async def _place_again(self) -> None:
-        async with self._turn:
+        async with self._books:
             await self._place([])
 
     def _awaits_spool(self) -> bool:

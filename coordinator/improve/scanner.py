@@ -11,24 +11,24 @@ import asyncio
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from coordinator.checks.adapter import ScanOrder, TreeFiles, broken, glob_matcher
+from coordinator.checks.adapter import TreeFiles, broken, glob_matcher
+from coordinator.checks.asking import ask, locate_for
 from coordinator.checks.detect import surroundings_of
-from coordinator.checks.locate import locate
 from coordinator.checks.tool import file_identity
 from coordinator.domain.errors import ToolFailed
-from coordinator.domain.finding import REPORTING, ScanReport, ScanStatus
+from coordinator.domain.finding import REPORTING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
     from coordinator.checks.adapter import ToolAdapter
     from coordinator.checks.locate import Located
     from coordinator.checks.tool import Surroundings
+    from coordinator.domain.finding import ScanReport
     from coordinator.domain.settings import Settings
     from coordinator.improve.register import ScanFact
     from coordinator.kit.git import Git
@@ -92,9 +92,9 @@ class Scanner:
     async def _look_at(self, commit: str, question: ScanQuestion) -> list[Look]:
         files = await self._git.listing(commit)
         surroundings = await asyncio.to_thread(surroundings_of, self._checkout, self._settings.gate)
-        looks, tree = [], self._scratch / "tree"
+        looks, settings, tree = [], self._settings.discovery, self._scratch / "tree"
         for adapter in question.adapters:
-            located = await asyncio.to_thread(self.locate, adapter, surroundings)
+            located = await asyncio.to_thread(locate_for, adapter, settings, self._checkout, surroundings)
             inputs = self._inputs(adapter, located, files, surroundings)
             fact = question.facts.get(adapter.name)
             if fact is not None and _same(adapter, fact, inputs, question):
@@ -103,38 +103,19 @@ class Scanner:
             if not tree.exists():
                 await asyncio.to_thread(self._clear_scratch, make=True)
                 await self._git.export_tree(commit, tree)
-            named = adapter.name in question.named or adapter.name in self._settings.discovery.tools
-            report = await self._ask(adapter, located, TreeFiles(names=files, root=tree), surroundings, named=named)
+            report = await ask(
+                adapter,
+                TreeFiles(names=files, root=tree),
+                located,
+                settings,
+                surroundings,
+                cache=self._caches / adapter.name,
+                named=adapter.name in settings.tools,
+                scratch=self._scratch / adapter.name,
+            )
             renames = await self._renames(fact, commit) if report.status in REPORTING else {}
             looks.append(Look(adapter=adapter, inputs=inputs, remedy=located.remedy, renames=renames, report=report))
         return looks
-
-    def locate(self, adapter: ToolAdapter, surroundings: Surroundings) -> Located:
-        settings = self._settings.discovery.of_tool(adapter.name)
-        return locate(adapter, settings, self._checkout, python=next(iter(surroundings.first), None))
-
-    async def _ask(
-        self, adapter: ToolAdapter, located: Located, files: TreeFiles, surroundings: Surroundings, *, named: bool
-    ) -> ScanReport:
-        name = adapter.name
-        uncalled = await asyncio.to_thread(adapter.uncalled, files, named=named)
-        if uncalled:
-            return ScanReport(tool=name, status=ScanStatus.UNCALLED, reason=uncalled)
-        if located.program is None:
-            return ScanReport(tool=name, status=ScanStatus.UNAVAILABLE, reason=located.reason)
-        scratch, cache = self._scratch / name, self._caches / name
-        await asyncio.to_thread(_make, scratch, cache)
-        order = ScanOrder(
-            cache=cache,
-            program=located.program,
-            scratch=scratch,
-            select=self._settings.discovery.select,
-            settings=self._settings.discovery.of_tool(name),
-            surroundings=surroundings,
-            tree=files.root,
-        )
-        report = await adapter.scan(order)
-        return replace(report, reason=report.reason.replace(f"{files.root}/", ""))  # a person knows no such folder
 
     async def _renames(self, fact: ScanFact | None, commit: str) -> dict[str, str]:
         """Git's word on which files were renamed; none when the commit of the last look is gone."""
@@ -163,11 +144,6 @@ class Scanner:
         shutil.rmtree(self._scratch, ignore_errors=True)
         if make:
             self._scratch.mkdir(parents=True, exist_ok=True)
-
-
-def _make(*folders: Path) -> None:
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _same(adapter: ToolAdapter, fact: ScanFact, inputs: str, question: ScanQuestion) -> bool:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import shlex
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,3 +102,93 @@ def test_a_damaged_file_is_no_group() -> None:
     text = render(made, PROFILE)
     for damaged in (text[:200], text.replace("coordinator-group", "other"), text.replace('["F401"]', "[]"), "", "\x00"):
         assert read(damaged, made.id) is None
+
+
+def test_a_priority_that_somebody_wrote_into_the_file_is_read_and_kept() -> None:
+    made = group(["a.py"], "m", "e")
+    text = render(made, PROFILE)
+    untouched = read(text, made.id)
+    assert untouched is not None
+    assert untouched.priority is None
+    edited = read(text.replace("priority = 50", "priority = 3"), made.id)
+    assert edited is not None
+    assert edited.priority == 3
+    kept = replace(made, pinned=edited.priority)
+    assert parse(render(kept, PROFILE), "x.toml").tasks[0].priority == 3
+    again = read(render(kept, PROFILE), made.id)
+    assert again is not None
+    assert (again.priority, again.essence) == (3, untouched.essence)
+
+
+def test_a_file_that_an_older_version_wrote_is_still_ours() -> None:
+    made = group(["pkg/a.py"], "m", "e")
+    text = render(made, PROFILE)
+    block = json.loads(text.partition("```coordinator-group\n")[2].partition("\n```")[0])
+    old = {name: block[name] for name in ("essence", "files", "rules", "tool")}
+    back = read(text.replace(json.dumps(block), json.dumps(old)), made.id)
+    assert back is not None
+    assert (back.key, back.files, back.priority) == (made.key, ("pkg/a.py",), None)
+
+
+def test_a_model_is_told_all_that_the_tool_knows_and_what_not_to_do() -> None:
+    finding = Finding(
+        advisories=("PYSEC-2018-28", "CVE-2018-18074"),
+        category="vulnerability",
+        cvss=9.8,
+        fingerprint="f",
+        fix_version="2.20.0",
+        installed="2.19.0",
+        links=("https://example.org/one", "https://example.org/two"),
+        message="leaks credentials on redirect",
+        package="requests",
+        places=(Place(path="requirements.txt", line=3), Place(path="setup.py")),
+        rule="PYSEC-2018-28",
+        severity=Severity.CRITICAL,
+        suggestion="upgrade",
+        tool="ruff",
+    )
+    key = GroupKey(mechanical=False, scope="", subject="requests", tool="ruff")
+    made = TaskGroup(
+        findings=(finding,),
+        id=key.task_id(1),
+        key=key,
+        priority=30,
+        returned=frozenset("f"),
+        role="claude",
+        whole=True,
+    )
+    (task,) = parse(render(made, PROFILE), "x.toml").tasks
+    assert (task.role, task.paths, task.priority) == ("claude", ("requirements.txt", "setup.py"), 30)
+    for text in (
+        *("requirements.txt:3", "critical, CVSS 9.8, is back", "see also setup.py", "requests is at 2.19.0"),
+        *("mended in 2.20.0", "PYSEC-2018-28, CVE-2018-18074", "ruff suggests: upgrade", "https://example.org/two"),
+        *("Do not silence the tool", "was fixed before and is back"),
+    ):
+        assert text in task.prompt, text
+    assert "again" in task.title
+    back = read(render(made, PROFILE), made.id)
+    assert back is not None
+    assert back.key == key
+
+
+def test_an_upgrade_is_ordered_with_the_versions_that_mend_it() -> None:
+    findings = tuple(
+        Finding(
+            category="vulnerability",
+            fingerprint=version,
+            fix=Fix.VERSION,
+            fix_version=version,
+            message="m",
+            package="jinja2",
+            places=(Place(path="requirements.txt"),),
+            rule=f"PYSEC-{version}",
+            tool="ruff",
+        )
+        for version in ("2.11.3", "3.1.5")
+    )
+    key = GroupKey.of(findings[0], {"ruff": {Fix.VERSION}})
+    made = TaskGroup(findings=findings, id=key.task_id(1), key=key, priority=40, role="autofix", whole=True)
+    prompt = parse(render(made, PROFILE), "x.toml").tasks[0].prompt
+    block = json.loads(prompt.partition("```coordinator-group\n")[2].partition("\n```")[0])
+    assert block["versions"] == {"jinja2": ["2.11.3", "3.1.5"]}
+    assert "Move to it and change nothing else" in prompt

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import shutil
@@ -14,9 +15,10 @@ import pytest
 from coordinator.checks.adapters import ADAPTERS
 from coordinator.checks.ruff_lint import RuffLint
 from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
-from coordinator.domain.finding import ScanStatus
+from coordinator.domain.finding import ScanReport, ScanStatus
 from coordinator.domain.task import TaskState
 from coordinator.domain.taskfile import parse
+from coordinator.fleet.autofix import FIXED, mend
 from coordinator.improve.autofolder import AutoFiles, AutoFolder
 from coordinator.improve.autotask import MARK
 from coordinator.improve.scanner import ScanQuestion
@@ -27,6 +29,8 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from coordinator.checks.adapter import ScanOrder
 
 
 @pytest.fixture
@@ -350,6 +354,137 @@ async def test_killed_anywhere_the_next_scan_makes_it_whole(rig: Rig, method: st
     assert rig.files() == files
 
 
+# --- what is remembered ------------------------------------------------------------------------------------------------
+
+
+async def test_a_renamed_file_keeps_its_findings_and_its_place_in_a_task(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    before = {row["fingerprint"]: (row["first_seen"], row["state"]) for row in rig.rows()}
+    git(rig.repository, "mv", "shop/till.py", "shop/counter.py")
+    git(rig.repository, "commit", "--quiet", "-m", "Rename")
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.opened, report.closed, report.unchanged) == (0, 0, False)
+    assert sorted((row["first_seen"], row["state"]) for row in rig.rows()) == sorted(before.values())
+    assert {row["path"] for row in rig.rows()} == {"shop/stock.py", "shop/counter.py", "shop/web/page.py"}
+    assert all("shop/till.py" not in text for text in rig.files().values())
+    assert sum("shop/counter.py" in text for text in rig.files().values()) == 2
+    commit(rig.repository, {"shop/counter.py": "x = 1\n"})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.opened, report.closed) == (0, 2)
+
+
+async def test_a_dismissed_finding_stays_so_through_scans_renames_and_restarts(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    mark = str(rig.row_of("F541", "shop/till.py")["fingerprint"])
+    assert await rig.discovery.dismiss([mark, "no such one"], "printed as it is") == 1
+    assert await rig.discovery.dismiss([mark], "printed as it is") == 0
+    commit(rig.repository, {"shop/till.py": "\n\n" + FAULTS["shop/till.py"]})
+    git(rig.repository, "mv", "shop/till.py", "shop/counter.py")
+    git(rig.repository, "commit", "--quiet", "-m", "Rename")
+    await rig.discovery.scan(write=True)
+    assert not any("f541" in task_id for task_id in rig.files())
+    rig.store.close()
+    again = Rig(rig.repository)
+    await again.discovery.scan(fresh=True, write=True)
+    row = again.row_of("F541", "shop/counter.py")
+    assert (row["state"], row["reason"]) == ("dismissed", "printed as it is")
+    assert await again.discovery.reopen([str(row["fingerprint"])]) == 1
+    await again.discovery.scan(write=True)
+    assert again.row_of("F541", "shop/counter.py")["state"] == "queued"
+    (day,) = again.store.query("finding_days", since="2000-01-01")
+    assert (day["tool"], day["found"], day["fixed"], day["reopened"], day["dismissed"]) == ("ruff", 6, 0, 0, 1)
+
+
+async def test_what_comes_back_is_a_regression_and_names_the_task_that_had_fixed_it(rig: Rig) -> None:
+    await rig.discovery.scan(write=True)
+    task = str(rig.row_of("F541", "shop/till.py")["task"])
+    rig.set_state(task, TaskState.COMPLETED)
+    commit(rig.repository, {"shop/till.py": "import json\n\n\ndef ring():\n    return 'bell'\n"})
+    await rig.discovery.scan(write=True)
+    commit(rig.repository, {"shop/till.py": FAULTS["shop/till.py"]})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.opened, report.reopened) == (1, 1)
+    row = rig.row_of("F541", "shop/till.py")
+    assert json.loads(row["data"])["fixed_by"] == task
+    text = rig.files()[str(row["task"])]
+    assert "is back" in text
+    assert parse(text, "x.toml").tasks[0].title.startswith("Fix F541 again")
+
+
+async def test_nothing_is_run_while_nothing_that_a_tool_reads_has_changed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    real = RuffLint.scan
+
+    async def counted(adapter: RuffLint, order: ScanOrder) -> ScanReport:
+        runs.append("run")
+        return await real(adapter, order)
+
+    monkeypatch.setattr(RuffLint, "scan", counted)
+    await rig.discovery.scan(write=True)
+    commit(rig.repository, {"README.md": "# More\n"})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.unchanged, report.total, report.by_hand, report.status) == (True, 6, 1, "scanned")
+    commit(rig.repository, {"pyproject.toml": "[tool.ruff.lint]\nselect = ['F401']\n"})
+    (report,) = await rig.discovery.scan(write=True)
+    assert (report.unchanged, report.total, report.closed) == (False, 4, 2)
+    (report,) = await rig.discovery.scan(fresh=True)
+    assert not report.unchanged
+    assert len(runs) == 3
+
+
+async def test_a_tool_that_broke_is_asked_again_though_nothing_changed(rig: Rig) -> None:
+    commit(rig.repository, {"ruff.toml": "no-such-option = 1\n"})
+    for _ in range(2):
+        (report,) = await rig.discovery.scan()
+        assert (report.status, report.unchanged) == (ScanStatus.BROKEN, False)
+
+
+async def test_a_project_that_no_longer_calls_for_a_tool_is_done_with_it(repository: Path) -> None:
+    commit(repository, {"a.py": "x = {  'a':1 }\n", "pyproject.toml": "[tool.ruff.format]\n"})
+    rig = Rig(repository)
+    reports = await rig.discovery.scan(write=True)
+    assert [(one.tool, one.total, one.queued) for one in reports] == [("ruff", 0, 0), ("ruff-format", 1, 1)]
+    commit(repository, {"pyproject.toml": "[tool.ruff]\n"})
+    reports = await rig.discovery.scan(write=True)
+    assert [(one.tool, one.status, one.closed) for one in reports][1:] == [("ruff-format", "uncalled", 1)]
+    assert rig.files() == {}
+    assert [one.tool for one in await rig.discovery.scan(write=True)] == ["ruff"]
+
+
+async def test_a_file_is_formatted_by_the_embedded_agent_and_a_scan_closes_it(repository: Path) -> None:
+    commit(repository, {"a.py": "x = {  'a':1 }\n", "pyproject.toml": "[tool.ruff.format]\n"})
+    rig = Rig(repository)
+    await rig.discovery.scan(write=True)
+    ((task_id, text),) = rig.files().items()
+    (task,) = parse(text, "x.toml").tasks
+    assert task_id.startswith("ruff-format-unformatted-top-")
+    assert run_line(task.accept[0], repository) == 1
+    assert await mend(repository, task.prompt, {}) == FIXED
+    assert run_line(task.accept[0], repository) == 0
+    assert git(repository, "log", "-1", "--format=%s") == "ruff format: a.py"
+    rig.set_state(task_id, TaskState.COMPLETED)
+    reports = await rig.discovery.scan(write=True)
+    assert [one.closed for one in reports] == [0, 1]
+    assert rig.states() == {"fixed": 1}
+
+
+async def test_what_no_tool_mends_is_for_the_role_that_the_settings_name(repository: Path) -> None:
+    commit(repository, dict(FAULTS))
+    rig = Rig(repository, role="claude")
+    (report,) = await rig.discovery.scan(write=True)
+    assert report.queued == 4
+    roles = {task_id: parse(text, "x.toml").tasks[0].role for task_id, text in rig.files().items()}
+    assert sorted(roles.values()) == ["autofix"] * 3 + ["claude"]
+    (task_id,) = [task_id for task_id, role in roles.items() if role == "claude"]
+    (task,) = parse(rig.files()[task_id], "x.toml").tasks
+    assert "--select B006" in task.accept[0]
+    assert run_line(task.accept[0], repository) == 1
+    commit(repository, {"shop/web/page.py": "import re\n\n\ndef page(tags=()):\n    return tags\n"})
+    assert run_line(task.accept[0], repository) == 0
+
+
 # --- as a service ------------------------------------------------------------------------------------------------------
 
 
@@ -407,6 +542,28 @@ async def test_served_it_scans_at_start_and_after_a_landing_and_places_when_a_ta
     assert told == [True, True]
     await served.stop()
     assert not rig.discovery._serving
+
+
+async def test_served_it_follows_tasks_and_looks_only_with_what_a_landing_touched(repository: Path) -> None:
+    commit(repository, {**FAULTS, "pyproject.toml": "[tool.ruff.format]\n"})
+    rig = Rig(repository)
+    served = Served(rig)
+    await settled(lambda: len(rig.files()) > 3 and not rig.discovery._at_work)
+    task = str(rig.row_of("F541", "shop/till.py")["task"])
+    change = {"task": task, "reason": "", "generation": 1}
+    rig.bus.publish(TaskChanged(old="ready", new="claimed", **change))
+    assert rig.row_of("F541", "shop/till.py")["state"] == "in work"
+    assert rig.row_of("F401", "shop/till.py")["state"] == "queued"
+    rig.bus.publish(TaskChanged(old="claimed", new="pending", **change))
+    assert rig.row_of("F541", "shop/till.py")["state"] == "queued"
+    landed = {"commit": "c", "generation": 1, "target": "main"}
+    rig.bus.publish(TaskLanded(files=("docs/notes.md",), task="somebody-s", **landed))
+    assert rig.discovery._due == set()
+    rig.bus.publish(TaskLanded(files=("docs/notes.md",), task=task, **landed))
+    assert rig.discovery._due == {"ruff"}
+    rig.bus.publish(TaskLanded(files=("docs/conf.py",), task="somebody-s", **landed))
+    assert rig.discovery._due == {"ruff", "ruff-format"}
+    await served.stop()
 
 
 async def test_served_it_tries_a_broken_scan_again_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

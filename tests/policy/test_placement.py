@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from coordinator.domain.finding import FindingState, Fix, Place, ScanStatus, Severity
+from coordinator.domain.finding import Finding, FindingState, Fix, Place, ScanStatus, Severity
 from coordinator.domain.task import SETTLED, TASK_ID, TaskState
 from coordinator.policy.grouping import AutoTask, GroupKey, GroupLimits
 from coordinator.policy.lifecycle import MAX_RETURNS, KnownFinding
@@ -203,6 +203,137 @@ def test_a_deleted_file_is_written_again_under_its_name_and_a_strangers_name_is_
 def test_every_id_is_a_task_id(folder: str, code: str, number: int) -> None:
     key = GroupKey(tool="ruff", subject=code.encode(errors="replace").decode(), scope=folder)
     assert TASK_ID.fullmatch(key.task_id(number))
+
+
+# --- by kind of hand --------------------------------------------------------------------------------------------------
+
+MODEL = GroupLimits(max_open=50, model_role="claude")
+
+
+def upgrade(package: str, advisory: str, path: str = "requirements.txt", **other: object) -> Finding:
+    """As an auditor of dependencies would tell it."""
+    values: dict[str, object] = {
+        "category": "vulnerability",
+        "fix": Fix.VERSION,
+        "fix_version": "2",
+        "fingerprint": f"{path}|{package}|{advisory}",
+        "package": package,
+        "severity": Severity.HIGH,
+        "tool": "audit",
+    }
+    return finding(path, advisory, 0, **(values | other))
+
+
+def roles(placement: Placement) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(group.role, group.key.subject, group.rules) for group in placement.write]
+
+
+def test_one_upgrade_mends_all_advisories_of_a_package_and_what_has_none_is_for_a_model() -> None:
+    world = World(MODEL)
+    placement = world.scan(
+        upgrade("jinja2", "PYSEC-1"),
+        upgrade("jinja2", "PYSEC-2"),
+        upgrade("requests", "PYSEC-3", severity=Severity.CRITICAL),
+        upgrade("requests", "PYSEC-4", fix=Fix.NONE, fix_version=""),
+        upgrade("jinja2", "PYSEC-1", "docs/requirements.txt"),
+    )
+    assert roles(placement) == [
+        ("autofix", "requests", ("PYSEC-3",)),
+        ("autofix", "jinja2", ("PYSEC-1", "PYSEC-2")),
+        ("autofix", "jinja2", ("PYSEC-1",)),
+        ("claude", "requests", ("PYSEC-4",)),
+    ]
+    assert len({group.id for group in placement.write}) == 4
+
+
+def test_a_crate_is_one_scope_whatever_folders_it_has() -> None:
+    world = World()
+    found = [finding(f"crates/a/src/{name}/lib.rs", "dead_code", scope="crates/a") for name in "xy"]
+    (group,) = world.scan(*found).write
+    assert (group.key.scope, len(group.findings)) == ("crates/a", 2)
+
+
+def test_without_a_model_s_role_nothing_is_asked_of_one_and_mild_things_are_left() -> None:
+    unsafe = finding("pkg/a.py", "B006", fix=Fix.UNSAFE)
+    assert World().scan(unsafe).write == ()
+    assert roles(World(MODEL).scan(unsafe)) == [("claude", "B006", ("B006",))]
+    strict = replace(MODEL, model_severity=Severity.HIGH)
+    assert World(strict).scan(unsafe).write == ()
+    assert World(strict).scan(replace(unsafe, severity=Severity.HIGH)).write != ()
+
+
+def test_a_model_is_not_asked_to_leave_none_of_a_rule_where_one_is_to_stay() -> None:
+    dismissed, other = (finding("pkg/a.py", "B006", number, fix=Fix.UNSAFE) for number in (1, 2))
+    world = World(MODEL)
+    world.known = {dismissed.fingerprint: KnownFinding(finding=dismissed, state=FindingState.DISMISSED)}
+    elsewhere = finding("pkg/b.py", "B006", fix=Fix.UNSAFE)
+    (group,) = world.scan(dismissed, other, elsewhere).write
+    assert group.files == ("pkg/b.py",)
+
+
+def test_the_same_file_may_have_a_task_for_each_kind_of_hand() -> None:
+    world = World(MODEL)
+    placement = world.scan(finding("pkg/a.py"), finding("pkg/a.py", number=2, fix=Fix.UNSAFE))
+    assert sorted((group.role, group.whole) for group in placement.write) == [("autofix", False), ("claude", True)]
+
+
+def test_no_tool_takes_more_than_its_share() -> None:
+    world = World(GroupLimits(max_open=6, max_per_tool=4, per_tool={"audit": 1}))
+    many = [finding(f"p{number}/a.py") for number in range(9)]
+    placement = world.scan(*many, *(upgrade(name, "X", severity=Severity.LOW) for name in "abc"))
+    assert sorted(group.key.tool for group in placement.write) == ["audit", *["ruff"] * 4]
+    assert world.scan(*many).write == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    numbers=st.lists(st.integers(0, 300), max_size=120),
+    cap=st.integers(0, 12),
+    share=st.integers(0, 12),
+)
+def test_whatever_is_found_tasks_keep_within_the_caps(numbers: list[int], cap: int, share: int) -> None:
+    world = World(GroupLimits(max_open=cap, max_per_tool=share, model_role="claude"))
+    found = {number: finding(f"p{number % 40}/a.py", f"R{number % 7}", number) for number in numbers}
+    audits = {number: upgrade(f"q{number}", "X") for number in numbers if number % 5 == 0}
+    world.scan(*found.values(), *audits.values())
+    tools = [task.key.tool for task in world.ours.values()]
+    assert len(tools) <= cap
+    assert all(tools.count(tool) <= share for tool in set(tools))
+    if found and cap and share:
+        assert tools
+
+
+def test_a_priority_that_a_person_wrote_stays_through_every_change() -> None:
+    world = World()
+    world.scan(finding("pkg/a.py"))
+    ((task_id, task),) = world.ours.items()
+    world.ours[task_id] = replace(task, priority=3)
+    assert world.scan(finding("pkg/a.py")).write == ()
+    (group,) = world.scan(finding("pkg/a.py"), finding("pkg/b.py")).write
+    assert (group.pinned, group.priority) == (3, 50)
+
+
+def test_a_finding_is_in_work_while_its_task_is() -> None:
+    world = World()
+    world.scan(finding())
+    (task_id,) = world.ours
+    for state in sorted(TaskState, key=lambda state: state is TaskState.COMPLETED):
+        world.states[task_id] = state
+        before = world.state_of(finding())
+        world.settle()
+        expected = FindingState.IN_WORK if state in AT_WORK else FindingState.QUEUED
+        landed = state is TaskState.COMPLETED  # whether it is mended, a scan has to say
+        assert world.state_of(finding()) == (before if landed else (expected, task_id)), state
+
+
+def test_what_is_back_is_named_so_in_its_task() -> None:
+    world = World()
+    world.scan(finding())
+    for task_id in world.ours:
+        world.states[task_id] = TaskState.COMPLETED
+    world.scan()
+    (group,) = world.scan(finding(), finding("pkg/b.py")).write
+    assert group.returned == {finding().fingerprint}
 
 
 class Life(RuleBasedStateMachine):
