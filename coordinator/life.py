@@ -107,7 +107,7 @@ class Life:
         daemon.ticks.every("retention", _RETENTION_LOOK_S, daemon.retention.look_again)
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
         if daemon.options.self_improve:
-            daemon.ticks.every("scan", daemon.settings.discovery.interval_s, daemon.discovery.look_again, jitter_s=30.0)
+            daemon.discovery.arrange(daemon.ticks)
         services: list[Service] = [
             daemon.calls,  # stopped after the gateway: what it served last is written
             daemon.gateway,

@@ -172,7 +172,7 @@ class Intake:
     def _first_run(self, task: Task) -> float:
         if not task.schedule:
             return 0.0
-        return schedule.next_fire(task.schedule, self._clock.now()).timestamp()
+        return schedule.next_local_fire(task.schedule, self._clock.now()).timestamp()
 
     def next_run(self, task: Task) -> float:
         """Epoch seconds of a scheduled task's next run."""

@@ -8,9 +8,11 @@ not see it. A tool that is missing or broke is "not scanned", never "clean". It 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.adapter import glob_matcher
@@ -22,6 +24,7 @@ from coordinator.improve.folding import FoldReport, fold_look
 from coordinator.improve.placing import TaskPlacer
 from coordinator.improve.register import FindingRegister
 from coordinator.improve.scanner import Scanner, ScanQuestion
+from coordinator.kit.schedule import next_local_fire
 from coordinator.policy.grouping import id_prefix
 from coordinator.policy.lifecycle import dismiss, reopen
 from coordinator.policy.placement import AT_WORK
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
     from coordinator.kit.git import Git
+    from coordinator.kit.schedule import Ticks
     from coordinator.kit.store import Store
     from coordinator.policy.lifecycle import KnownFinding
     from coordinator.sdk.layout import Layout
@@ -46,6 +50,9 @@ _FIRST_RETRY_S: Final = 30.0
 
 _NOTICED_WITHIN_S: Final = 5.0
 """So long we wait for the spool to see a file that we wrote before we call ourselves idle."""
+
+_LONGEST_JITTER_S: Final = 30.0
+"""So that daemons that were started together do not scan together for ever."""
 
 _LONGEST_REST_S: Final = 30.0
 _PLACING: Final = ""
@@ -97,13 +104,38 @@ class Discovery:
         self._due.update(tools or self._tools)
         self._wake.set()
 
+    def arrange(self, ticks: Ticks) -> None:
+        """Have each tool look again at its own pace. How long ago it looked is remembered, also over a restart."""
+        facts, now = self._register.scans(), self._clock.now()
+        for name in self._tools:
+            settings, fact = self._settings.of_tool(name), facts.get(name)
+            work = functools.partial(self.look_again, name)
+            if settings.cron:
+                ticks.at(f"scan {name}", settings.cron, work, jitter_s=_LONGEST_JITTER_S)
+                continue
+            pause_s = settings.interval_s or self._settings.interval_s
+            first_s = pause_s if fact is None else pause_s - (now - datetime.fromisoformat(fact.at)).total_seconds()
+            jitter_s = min(_LONGEST_JITTER_S, pause_s / 10)
+            ticks.every(f"scan {name}", pause_s, work, first_s=min(first_s, pause_s), jitter_s=jitter_s)
+
+    def _due_at_start(self) -> list[str]:
+        """All (what has not changed is left out by itself), but those with a time of their own only when they missed it."""
+        facts, now, due = self._register.scans(), self._clock.now(), []
+        for name in self._tools:
+            cron, fact = self._settings.of_tool(name).cron, facts.get(name)
+            if not cron or fact is None or next_local_fire(cron, datetime.fromisoformat(fact.at)) <= now:
+                due.append(name)
+        return due
+
     async def run(self, stopping: asyncio.Event) -> None:
         """Scan at the start, after landings and when asked; try again by itself after a scan that broke."""
         self._serving = True
         if not self._listening:
             self._listening = True
             self._bus.tap(self._hear)
-        await self.look_again()
+        self._due.update(self._due_at_start())
+        self._place_due = True
+        self._wake.set()
         stop = asyncio.create_task(stopping.wait())
         try:
             while await self._woken(stop):

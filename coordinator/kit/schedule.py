@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,9 +50,12 @@ _PART: Final = re.compile(r"(?:\*|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step
 
 @dataclass(slots=True, kw_only=True)
 class _Tick:
-    """``due`` is the monotonic time of the next run; ``again`` asks for one more when the present one is over."""
+    """``due`` is the monotonic time of the next run; ``again`` asks for one more when the present one is over. ``cron`` is
+    empty for one that comes every so many ``seconds``.
+    """
 
     again: bool = False
+    cron: str = ""
     due: float
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     jitter_s: float
@@ -64,7 +68,7 @@ class _Tick:
 
 
 class Ticks:
-    """A service: named coroutines, each run every so many seconds, never two of one name at a time."""
+    """A service: named coroutines, each run every so many seconds or as cron has it, never two of one name at a time."""
 
     name = "ticks"
 
@@ -74,19 +78,44 @@ class Ticks:
         self._ticks: dict[str, _Tick] = {}
         self._scheduler: Any = None  # APScheduler ships no types
 
-    def every(self, name: str, seconds: float, work: Callable[[], Awaitable[object]], *, jitter_s: float = 0) -> None:
-        """Run ``work`` every ``seconds``, first after ``seconds``; a tick of the same name is replaced.
+    def every(
+        self,
+        name: str,
+        seconds: float,
+        work: Callable[[], Awaitable[object]],
+        *,
+        first_s: float | None = None,
+        jitter_s: float = 0,
+    ) -> None:
+        """Run ``work`` every ``seconds``, first after ``first_s`` (None: ``seconds``); a tick of the same name is replaced.
 
         ``jitter_s`` delays each run by up to that much, so that many daemons do not beat together. May be called
         before and after the start.
         """
         if seconds <= 0:
             raise ValueError(f"tick {name}: {seconds} s is not a pause")
-        due = self._clock.monotonic() + seconds
-        tick = _Tick(name=name, seconds=seconds, work=work, jitter_s=jitter_s, due=due)
-        self._ticks[name] = tick
+        due = self._clock.monotonic() + (seconds if first_s is None else max(0.0, first_s))
+        self._put(_Tick(name=name, seconds=seconds, work=work, jitter_s=jitter_s, due=due))
+
+    def at(self, name: str, cron: str, work: Callable[[], Awaitable[object]], *, jitter_s: float = 0) -> None:
+        """Run ``work`` at the minutes of the local time that ``cron`` names, each delayed by up to ``jitter_s``; times that
+        passed while nobody served, or while a run took long, are one run or none. Otherwise as ``every``.
+        """
+        wait_s = self._until(cron)
+        self._put(
+            _Tick(
+                name=name, cron=cron, seconds=wait_s, work=work, jitter_s=jitter_s, due=self._clock.monotonic() + wait_s
+            )
+        )
+
+    def _put(self, tick: _Tick) -> None:
+        self._ticks[tick.name] = tick
         if self._scheduler is not None:
             self._add(tick)
+
+    def _until(self, cron: str) -> float:
+        now = datetime.now(UTC)
+        return (next_local_fire(cron, now) - now).total_seconds()
 
     def run_soon(self, name: str) -> None:
         """Run the tick now, or once more after its present run. Before the start: as soon as it starts.
@@ -120,19 +149,22 @@ class Ticks:
     def _add(self, tick: _Tick) -> None:
         from apscheduler.triggers.interval import IntervalTrigger
 
+        jitter_s = tick.jitter_s or None
         self._scheduler.add_job(
             self._run_tick,
-            IntervalTrigger(seconds=tick.seconds, jitter=tick.jitter_s or None, timezone=UTC),
+            _cron_trigger(tick.cron, jitter_s)
+            if tick.cron
+            else IntervalTrigger(seconds=tick.seconds, jitter=jitter_s, timezone=UTC),
             args=(tick,),
             id=tick.name,
             name=tick.name,
-            next_run_time=self._wall(tick.due),
+            next_run_time=self._wall(tick.due + random.uniform(0, tick.jitter_s)),
             replace_existing=True,
         )
 
     async def _run_tick(self, tick: _Tick) -> None:
         tick.idle.clear()
-        tick.due = self._clock.monotonic() + tick.seconds
+        tick.due = self._clock.monotonic() + (self._until(tick.cron) if tick.cron else tick.seconds)
         try:
             await tick.work()
         finally:
@@ -157,6 +189,8 @@ class Ticks:
 
     def _replan(self, step_s: float) -> None:
         for tick in self._ticks.values():
+            if tick.cron:  # which minute it is now, the new time tells
+                tick.due = self._clock.monotonic() + self._until(tick.cron)
             self._scheduler.modify_job(tick.name, next_run_time=self._wall(tick.due))
         self._bus.publish(
             Noticed(subject="clock", message=f"the wall clock stepped by {step_s:+.0f} s, or the machine slept")
@@ -181,6 +215,18 @@ class Ticks:
         if tick.again:
             tick.again = False
             self.run_soon(tick.name)
+
+
+def _cron_trigger(cron: str, jitter_s: float | None) -> Any:
+    """A trigger of APScheduler's that fires when ``next_fire`` says so: its own reads cron lines otherwise than cron does."""
+    from apscheduler.triggers.base import BaseTrigger
+
+    class CronLine(BaseTrigger):  # type: ignore[misc] # APScheduler ships no types
+        def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+            fire: datetime = self._apply_jitter(next_local_fire(cron, now), jitter_s, now)
+            return fire
+
+    return CronLine()
 
 
 def _new_scheduler(listener: Callable[[Any], None]) -> Any:
@@ -225,6 +271,13 @@ def next_fire(cron: str, after: datetime) -> datetime:
     if not coming:
         raise PermanentError(f"schedule {cron!r}: no such day in the next {_YEARS_AHEAD} years")
     return min(coming)
+
+
+def next_local_fire(cron: str, after: datetime) -> datetime:
+    """``next_fire`` by the clock on the wall of this machine, summer time and all."""
+    from apscheduler.triggers.cron import CronTrigger
+
+    return next_fire(cron, after.astimezone(CronTrigger().timezone))
 
 
 def _first(fields: Mapping[str, str], after: datetime) -> datetime | None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from coordinator.checks.adapters import ADAPTERS
 from coordinator.checks.ruff_lint import RuffLint
 from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
 from coordinator.domain.finding import ScanReport, ScanStatus
+from coordinator.domain.settings import ToolSettings
 from coordinator.domain.task import TaskState
 from coordinator.domain.taskfile import parse
 from coordinator.fleet.autofix import FIXED, mend
 from coordinator.improve.autofolder import AutoFiles, AutoFolder
 from coordinator.improve.autotask import MARK
 from coordinator.improve.scanner import ScanQuestion
+from coordinator.kit.schedule import next_local_fire
 from coordinator.policy.change import path_matches
 from coordinator.policy.grouping import GroupKey
 from tests.improve.rig import FAULTS, Rig, commit, git
@@ -603,4 +606,64 @@ async def test_a_stop_before_the_start_and_the_tick_of_the_interval(rig: Rig) ->
     shutil.rmtree(rig.auto)
     await rig.discovery.look_again()
     assert (await served.news()).queued == 3
+    await served.stop()
+
+
+class Beats:
+    """What would be asked of the schedule."""
+
+    def __init__(self) -> None:
+        self.every_: dict[str, tuple[float, float]] = {}
+        self.at_: dict[str, str] = {}
+
+    def every(self, name: str, seconds: float, work: object, *, first_s: float, jitter_s: float) -> None:
+        assert jitter_s <= seconds / 10
+        self.every_[name] = (seconds, round(first_s, -1))
+
+    def at(self, name: str, cron: str, work: object, *, jitter_s: float) -> None:
+        self.at_[name] = cron
+
+
+async def test_each_tool_has_its_own_pace_and_a_restart_does_not_begin_it_anew(repository: Path) -> None:
+    commit(repository, {**FAULTS, "pyproject.toml": "[tool.ruff.format]\n"})
+    tools = (ToolSettings(name="ruff", interval_s=7200.0), ToolSettings(name="ruff-format", cron="30 4 * * *"))
+    rig, beats = Rig(repository, tool=tools), Beats()
+    rig.discovery.arrange(beats)  # type: ignore[arg-type]
+    assert (beats.every_, beats.at_) == ({"scan ruff": (7200.0, 7200.0)}, {"scan ruff-format": "30 4 * * *"})
+    await rig.discovery.scan()
+    (row,) = rig.store.query("fact_get", key="scan:ruff")
+    long_ago = rig.clock.now() - timedelta(seconds=7000)
+    for name in ("ruff", "ruff-format"):
+        (row,) = rig.store.query("fact_get", key=f"scan:{name}")
+        fact = {**json.loads(row["value"]), "at": long_ago.isoformat()}
+        rig.store.execute("fact_put", key=f"scan:{name}", value=json.dumps(fact))
+    again = Rig(repository, tool=tools)
+    again.discovery.arrange(beats)  # type: ignore[arg-type]
+    assert beats.every_ == {"scan ruff": (7200.0, 200.0)}
+    missed = next_local_fire("30 4 * * *", long_ago) <= rig.clock.now()
+    assert again.discovery._due_at_start() == ["ruff", *(["ruff-format"] if missed else [])]
+    nightly = (ToolSettings(name="ruff", cron="* * * * *"), ToolSettings(name="ruff-format", cron="0 0 29 2 *"))
+    assert Rig(repository, tool=nightly).discovery._due_at_start() == ["ruff"]
+
+
+async def test_served_a_tool_whose_time_has_come_looks_and_the_others_do_not(rig: Rig) -> None:
+    served = Served(rig)
+    await served.news()
+    await settled(lambda: not rig.discovery._at_work)
+    commit(rig.repository, {"shop/late.py": "import os\n"})
+    await rig.discovery.look_again("ruff-format")
+    await settled(lambda: not rig.discovery._due and not rig.discovery._at_work)
+    assert {str(row["path"]) for row in rig.rows()} == set(FAULTS)
+    await rig.discovery.look_again("ruff")
+    assert (await served.news(lambda event: event.tool == "ruff")).opened == 1
+    await served.stop()
+
+
+async def test_served_a_restart_on_an_unchanged_tree_runs_no_tool(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.discovery.scan(write=True)
+    monkeypatch.setattr(RuffLint, "scan", None)  # would be an error
+    again = Rig(rig.repository)
+    served = Served(again)
+    event = await served.news()
+    assert (event.unchanged, event.status, event.total) == (True, "scanned", 6)
     await served.stop()

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -16,7 +20,7 @@ from coordinator.domain.event import Noticed, ServiceFailed
 from coordinator.kit import schedule
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
-from coordinator.kit.schedule import Ticks, next_fire
+from coordinator.kit.schedule import Ticks, next_fire, next_local_fire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -330,6 +334,79 @@ def test_what_the_spool_accepts_comes_some_day(fields: tuple[str, ...]) -> None:
     cron = " ".join(fields)
     assume(not cron_fault(cron))
     assert next_fire(cron, THURSDAY) > THURSDAY
+
+
+def test_a_time_on_the_wall_is_that_of_the_machine_summer_time_and_all() -> None:
+    script = """
+from datetime import UTC, datetime
+from coordinator.kit.schedule import next_local_fire
+for day in (28, 29):
+    print(next_local_fire("30 4 * * *", datetime(2026, 3, day, 0, 0, tzinfo=UTC)).astimezone(UTC).isoformat())
+"""
+    env = {**os.environ, "TZ": "Europe/Berlin"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["2026-03-28T03:30:00+00:00", "2026-03-29T02:30:00+00:00"]
+
+
+async def test_a_tick_by_cron_comes_at_its_minutes_and_one_by_interval_when_it_is_due() -> None:
+    stage, runs, both = Stage(), [], asyncio.Event()
+
+    async def work(name: str) -> None:
+        runs.append(name)
+        if {"cron", "late"} <= set(runs):
+            both.set()
+
+    stage.ticks.every("late", 3600, functools.partial(work, "late"), first_s=-5)
+    stage.ticks.every("early", 3600, functools.partial(work, "early"))
+    stage.ticks.at("cron", "* * * * *", functools.partial(work, "cron"))
+
+    async def play() -> None:
+        tick = stage.ticks._ticks["cron"]
+        job = stage.ticks._scheduler.get_job("cron")
+        assert abs(job.next_run_time - next_local_fire("* * * * *", datetime.now(UTC))) < timedelta(seconds=1)
+        assert job.trigger.get_next_fire_time(None, datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)) == datetime(
+            2026, 1, 1, 0, 1, tzinfo=UTC
+        )
+        stage.ticks.run_soon("cron")  # its minute may be far
+        await both.wait()
+        await tick.idle.wait()
+        assert 0 < tick.due - stage.ticks._clock.monotonic() <= 60
+
+    await stage.serve(play)
+    assert sorted(runs) == ["cron", "late"]
+
+
+async def test_a_stepped_clock_plans_cron_lines_by_the_new_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+
+    async def nothing() -> None: ...
+
+    stage.ticks.at("cron", "0 4 * * *", nothing)
+
+    async def play() -> None:
+        stage.ticks._ticks["cron"].due += 9999
+        stage.ticks._replan(9999)
+        job = stage.ticks._scheduler.get_job("cron")
+        assert abs(job.next_run_time - next_local_fire("0 4 * * *", datetime.now(UTC))) < timedelta(seconds=1)
+
+    await stage.serve(play)
+
+
+async def test_a_tick_s_first_run_is_spread_as_all_others_are() -> None:
+    stage, spread = Stage(), []
+
+    async def nothing() -> None: ...
+
+    for number in range(40):
+        stage.ticks.every(f"n{number}", 100, nothing, jitter_s=50)
+
+    async def play() -> None:
+        now = datetime.now(UTC)
+        spread.extend((job.next_run_time - now).total_seconds() for job in stage.ticks._scheduler.get_jobs())
+
+    await stage.serve(play)
+    assert all(99 < wait_s < 150.1 for wait_s in spread)
+    assert max(spread) - min(spread) > 10
 
 
 def test_importing_the_module_does_not_import_apscheduler() -> None:
