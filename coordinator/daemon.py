@@ -40,6 +40,7 @@ from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.documents import finding_documents, revision_documents
 from coordinator.gateway.gateway import Gateway
 from coordinator.improve.discovery import Discovery
+from coordinator.improve.meters import discovery_meters
 from coordinator.kit import files, git
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
@@ -51,11 +52,12 @@ from coordinator.surface.metrics import exposition
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from pathlib import Path
 
     from coordinator.domain.card import RoleCard
     from coordinator.domain.event import Published
+    from coordinator.domain.meter import Meter
     from coordinator.domain.settings import Settings
     from coordinator.domain.task import Task
     from coordinator.improve.folding import FoldReport
@@ -153,9 +155,13 @@ class Daemon:
                 "doc": revision_documents(self.settings.land.target, self._git_output),
                 "finding": finding_documents(self.store),
             },
-            render=exposition,
+            render=self._exposition,
             who=self._claimant,
         )
+
+    def _exposition(self, meters: Iterable[Meter]) -> tuple[bytes, str]:
+        """The gateway's page shows what the other rooms count as well; asked from its thread."""
+        return exposition((*meters, *discovery_meters(self.store)))
 
     def _git_output(self, args: tuple[str, ...]) -> bytes:
         """For who works in a thread; the loop is the one that this daemon was made on."""

@@ -129,6 +129,8 @@ class Intake:
         if edited and entry.state in ACTIVE:
             self._ledger.note(task.id, attempts=_EDITED_AT_WORK)
         fresh = {**FRESH, "not_before": self._first_run(task)}
+        if entry.state is TaskState.PENDING and entry.task.schedule != task.schedule:
+            self._ledger.note(task.id, not_before=fresh["not_before"])
         if entry.state is TaskState.CANCELLED and (edited or entry.reason in (_REMOVED, _OVER)):
             self._ledger.move(task.id, TaskState.PENDING, f"back in {task.file}", **fresh)
         elif entry.state in (TaskState.FAILED, TaskState.REJECTED) and edited:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from coordinator.fleet.ledger import Ledger
 from coordinator.fleet.settling import Settling
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
+from coordinator.kit.schedule import next_local_fire
 from coordinator.kit.store import Store
 
 if TYPE_CHECKING:
@@ -155,3 +157,21 @@ def test_what_is_found_on_the_target_closes_its_attempt_and_is_told(desk: Desk) 
     assert desk.ledger.get("t").state is TaskState.COMPLETED
     kinds = [one["kind"] for one in desk.store.query("journal_of", task="t")]
     assert kinds[-3:] == ["task_changed", "attempt_ended", "task_landed"]
+
+
+@pytest.mark.parametrize("lands", [True, False])
+def test_a_task_with_a_schedule_waits_for_its_next_run_whatever_came_of_this_one(desk: Desk, lands: bool) -> None:
+    desk.ledger.add(Task(id="t", prompt="p", schedule="0 4 1 1 *"), reason="new")
+    entry = desk.attempt()
+    if lands:
+        desk.ledger.move("t", TaskState.VALIDATING, "judged")
+        candidate = Candidate(agent="a", base="b", commit="c", generation=entry.generation, task=entry.task)
+        settlement = Settlement(candidate=candidate, commit="c" * 40, ending=Ending.LANDED, reason="landed")
+        desk.settling.landed(desk.ledger.get("t"), settlement)
+    else:
+        desk.settling.ended(entry, Ending.CRASHED, "why", None)
+        desk.settling.ended(desk.attempt(), Ending.CRASHED, "why", None)
+    desk.reopen()
+    entry = desk.ledger.get("t")
+    due = next_local_fire("0 4 1 1 *", datetime.now(UTC)).timestamp()
+    assert (entry.state, entry.not_before, entry.attempts) == (TaskState.PENDING, due, 0)

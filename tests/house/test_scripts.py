@@ -165,6 +165,7 @@ def test_run_explains_itself() -> None:
     [
         *("tasks/claims", "tasks/spool", "tasks/dispatch", "tasks/worktrees", "tasks/start", "tasks/idle"),
         *("fleet/death", "fleet/restart", "fleet/cost", "fleet/soak"),
+        *("discovery/scans", "discovery/folding"),
     ],
 )
 def test_the_bench_measures(part: str) -> None:
@@ -181,5 +182,9 @@ def test_the_bench_measures(part: str) -> None:
         assert [row[1] for row in rows if row[0].startswith("claimed twice")] == ["0", "0"]
     if part == "worktrees":
         assert rows[0][1] == "5"
+    if part == "scans":
+        assert [row[1] for row in rows if row[0].startswith("findings in")] == ["60", "60", "62"]
+    if part == "folding":
+        assert [row[2] for row in rows if "new, tasks written" in row] == ["200, 10", "0, 0"]
     if part == "soak":
         assert [row[1] for row in rows if row[0].startswith("zombies")] == ["0"]
