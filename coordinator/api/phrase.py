@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, duration, plural, size
 from coordinator.domain import event as happened
+from coordinator.domain.finding import REPORTING, ScanStatus
 from coordinator.domain.task import TaskState
 from coordinator.policy.health import HealthState
 
@@ -140,11 +141,21 @@ def _idle(event: happened.FleetIdle) -> Phrase:
 
 
 def _folded(event: happened.FindingsFolded) -> Phrase:
-    if event.status != "scanned":
+    if event.status not in REPORTING:
         text = f"{event.tool} did not scan ({event.status}): {event.reason}"
         return Phrase("scan", text, logging.WARNING, WARN)
+    if event.status == ScanStatus.UNCALLED:
+        return Phrase(
+            "scan", f"{event.tool} is no longer called for ({event.closed} gone): {event.reason}", logging.INFO
+        )
+    if event.unchanged:
+        return Phrase("scan", f"{event.tool} was not run: nothing that it reads has changed", logging.DEBUG)
+    if event.status == ScanStatus.PARTIAL:
+        text = f"{event.tool} saw a part only ({event.opened} new, none closed): {event.reason}"
+        return Phrase("scan", text, logging.WARNING, WARN)
     news = event.opened or event.closed or event.queued
-    found = f"{event.tool} found {event.total} ({event.opened} new, {event.closed} gone)"
+    back = f", {event.reopened} of them fixed before" if event.reopened else ""
+    found = f"{event.tool} found {event.total} ({event.opened} new{back}, {event.closed} gone)"
     return Phrase(
         "scan",
         f"{found}, {plural(event.queued, 'task')} written, in {duration(event.took_s)}",

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from coordinator.domain.finding import FindingState, Severity
+from coordinator.domain.finding import REPORTING, FindingState, Severity
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,7 +37,7 @@ def sarif_document(rows: Iterable[sqlite3.Row], scans: Iterable[Mapping[str, Any
 
 
 def _run(scan: Mapping[str, Any], rows: list[sqlite3.Row]) -> dict[str, Any]:
-    looked = scan["status"] in {"scanned", "partial", "uncalled"}
+    looked = scan["status"] in REPORTING
     invocation: dict[str, Any] = {"executionSuccessful": looked}
     if scan["reason"]:
         level = "note" if looked else "error"

@@ -13,6 +13,7 @@ from coordinator.api.phrase import TEST_REMEDY, said
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
 from coordinator.domain.attempt import Ending
+from coordinator.domain.finding import CLOSING, REPORTING
 from coordinator.domain.task import TaskState
 
 if TYPE_CHECKING:
@@ -96,11 +97,12 @@ class RunSummary:
     def _scanned(self, event: happened.FindingsFolded) -> None:
         scan = self.scans.setdefault(event.tool, {"tool": event.tool, "found": 0, "fixed": 0, "left": None})
         scan["status"], scan["reason"] = event.status, event.reason
-        if event.status == "scanned":
+        if event.status in REPORTING:
             first = scan["left"] is None
             scan["found"] += event.total if first else event.opened
             scan["fixed"] += 0 if first else event.closed
-            scan["left"] = event.total
+            whole = event.status in CLOSING or first  # what a look at a part did not see may be there
+            scan["left"] = event.total if whole else scan["left"] + event.opened
 
     def data(self, counts: Mapping[str, int], top: str) -> dict[str, Any]:
         """The whole summary as JSON; ``counts`` are the ledger's tasks by state, ``top`` the repository."""
@@ -151,7 +153,7 @@ def _scan_sentence(scan: Mapping[str, Any]) -> str:
     if scan["left"] is None:
         return f"{scan['tool']} did not scan ({scan['status']}): {scan['reason']}"
     text = f"{plural(scan['found'], 'finding')} by {scan['tool']}: {scan['fixed']} fixed, {scan['left']} left"
-    if scan["status"] != "scanned":
+    if scan["status"] not in REPORTING:
         text += f" (its last scan was {scan['status']}: {scan['reason']})"
     return text
 

@@ -82,3 +82,23 @@ def test_untested_work_is_told_when_it_passes_and_when_it_lands() -> None:
     assert phrase(landed).text.endswith("untested: pytest (absent)")
     parked = phrase(happened.GateBroke(command="pytest", reason="r", tasks=("a", "b")))
     assert (parked.text, parked.level) == ("2 tasks cannot land yet: r", logging.ERROR)
+
+
+def _fold(status: str = "scanned", **values: object) -> tuple[str, int]:
+    numbers = {"closed": 0, "opened": 0, "queued": 0, "total": 6, **values}
+    told = phrase(happened.FindingsFolded(status=status, tool="ruff", took_s=0.1, **numbers))  # type: ignore[arg-type]
+    return told.text, told.level
+
+
+def test_a_look_is_told_for_what_it_was_worth() -> None:
+    text, level = _fold(opened=2, reopened=1)
+    assert ("2 new, 1 of them fixed before" in text, level) == (True, logging.INFO)
+    assert _fold() == ("ruff found 6 (0 new, 0 gone), 0 tasks written, in 0.1 s", logging.DEBUG)
+    text, level = _fold(unchanged=True)
+    assert ("was not run" in text, level) == (True, logging.DEBUG)
+    text, level = _fold("partial", opened=1, reason="crate a does not build")
+    assert ("saw a part only" in text and "crate a" in text, level) == (True, logging.WARNING)
+    text, level = _fold("unavailable", reason="not found")
+    assert ("did not scan (unavailable): not found" in text, level) == (True, logging.WARNING)
+    text, level = _fold("uncalled", closed=6, reason="there is no Python file")
+    assert ("no longer called for" in text, level) == (True, logging.INFO)

@@ -35,6 +35,17 @@ def _run(*events: happened.Event, counts: Mapping[str, int] | None = None) -> tu
     return data, "\n".join(rows)
 
 
+def test_a_look_at_a_part_adds_and_a_tool_that_is_no_longer_called_for_is_done_with() -> None:
+    data, _ = _run(
+        _folded(total=4, opened=4),
+        _folded("partial", total=2, opened=1),
+        happened.DaemonStopped(reason="idle"),
+    )
+    assert [(one["found"], one["fixed"], one["left"]) for one in data["findings"]] == [(5, 0, 5)]
+    data, _ = _run(_folded(total=4, opened=4), _folded("uncalled", closed=4), happened.DaemonStopped(reason="idle"))
+    assert [(one["found"], one["fixed"], one["left"]) for one in data["findings"]] == [(4, 4, 0)]
+
+
 def test_everything_is_counted_from_events() -> None:
     data, text = _run(
         happened.DaemonReady(adopted=0, api="", pid=1, target="coordinator/main", tasks=3, took_s=0.1),
