@@ -100,8 +100,11 @@ class House:
             return {}
 
     def landed(self) -> list[str]:
-        """Task ids on the target branch, oldest first, from the trailers."""
-        text = self.git("log", "--reverse", "--format=%(trailers:key=Coordinator-Task,valueonly)", "coordinator/main")
+        return self.landed_on("coordinator/main")
+
+    def landed_on(self, branch: str) -> list[str]:
+        """Task ids on a branch, oldest first, from the trailers."""
+        text = self.git("log", "--reverse", "--format=%(trailers:key=Coordinator-Task,valueonly)", branch)
         return [line for line in text.splitlines() if line]
 
     def show(self, path: str, revision: str = "coordinator/main") -> str:
