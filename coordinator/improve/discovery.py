@@ -238,7 +238,7 @@ class Discovery:
     def _follow(self, event: TaskChanged) -> None:
         """Findings are in work for as long as their task is, and once it has landed until a scan has looked."""
         began, ended = event.new in AT_WORK, event.old in AT_WORK
-        if began != ended and event.new is not TaskState.COMPLETED:
+        if began != ended and event.new != TaskState.COMPLETED:
             old, new = (FindingState.QUEUED, FindingState.IN_WORK)[:: 1 if began else -1]
             self._register.follow(event.task, old=old, new=new)
 

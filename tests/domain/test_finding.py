@@ -59,6 +59,12 @@ def test_a_renamed_file_takes_its_findings_along(found: list[Finding]) -> None:
     assert all(one.place.path == "new/d.py" for one in renamed)
 
 
+def test_what_else_a_finding_is_about_keeps_its_name() -> None:
+    places = (Place(path="a.py", line=1), Place(path="b.py", line=2), Place(path="a.py", line=3))
+    (one,) = identified([replace(seen(), places=places)])
+    assert [place.path for place in one.renamed("c.py").places] == ["c.py", "b.py", "c.py"]
+
+
 @settings(max_examples=200)
 @given(reports)
 def test_every_finding_has_a_fingerprint_of_its_own_and_none_is_lost(found: list[Finding]) -> None:

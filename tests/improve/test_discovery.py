@@ -444,6 +444,15 @@ async def test_a_tool_that_broke_is_asked_again_though_nothing_changed(rig: Rig)
         assert (report.status, report.unchanged) == (ScanStatus.BROKEN, False)
 
 
+async def test_a_tool_that_broke_meanwhile_has_to_say_again_what_it_once_said(rig: Rig) -> None:
+    await rig.discovery.scan()
+    commit(rig.repository, {"ruff.toml": "no-such-option = 1\n"})
+    await rig.discovery.scan()
+    commit(rig.repository, {"ruff.toml": None})
+    (report,) = await rig.discovery.scan()
+    assert (report.status, report.unchanged) == (ScanStatus.SCANNED, False)
+
+
 async def test_a_project_that_no_longer_calls_for_a_tool_is_done_with_it(repository: Path) -> None:
     commit(repository, {"a.py": "x = {  'a':1 }\n", "pyproject.toml": "[tool.ruff.format]\n"})
     rig = Rig(repository)
@@ -559,6 +568,9 @@ async def test_served_it_follows_tasks_and_looks_only_with_what_a_landing_touche
     assert rig.row_of("F401", "shop/till.py")["state"] == "queued"
     rig.bus.publish(TaskChanged(old="claimed", new="pending", **change))
     assert rig.row_of("F541", "shop/till.py")["state"] == "queued"
+    rig.bus.publish(TaskChanged(old="ready", new="claimed", **change))
+    rig.bus.publish(TaskChanged(old="landing", new="completed", **change))
+    assert rig.row_of("F541", "shop/till.py")["state"] == "in work"  # until a scan has looked
     landed = {"commit": "c", "generation": 1, "target": "main"}
     rig.bus.publish(TaskLanded(files=("docs/notes.md",), task="somebody-s", **landed))
     assert rig.discovery._due == set()
