@@ -13,6 +13,7 @@ To add a tool, write one module with one class and put it into the table of ``ch
   "clean".
 * The tree is only read. What the tool wants to write goes to ``order.scratch`` (removed afterwards) or ``order.cache`` (kept
   for the next scan of this tool, may be lost at any time). Run it with ``order.run``: limits and environment are right there.
+* A tool that runs the tree's own code (its tests) may leave anything behind in it: such tools stand last in the table.
 * Findings leave through ``domain.finding.identified`` and have paths relative to the tree (``order.relative``). Where the tool
   names the thing itself, ``about`` is that name (``requests|PYSEC-2018-28``), without version, line and file.
 * ``reads`` names every file whose change can change the answer, configuration and lock files among them: a scan is left out

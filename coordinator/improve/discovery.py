@@ -8,6 +8,7 @@ not see it. A tool that is missing or broke is "not scanned", never "clean". It 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections import Counter
@@ -30,7 +31,7 @@ from coordinator.policy.lifecycle import dismiss, reopen
 from coordinator.policy.placement import AT_WORK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
     from coordinator.domain.event import Published
     from coordinator.domain.settings import Settings
@@ -162,35 +163,56 @@ class Discovery:
     async def _scan(
         self, names: Sequence[str], *, fresh: bool = False, named: Collection[str] = (), write: bool = False
     ) -> list[FoldReport]:
-        adapters = [ADAPTERS[name] for name in names if name in ADAPTERS]
+        """Each tool's findings are folded, and its tasks written, before the next one is asked."""
+        reports = [_unknown(name) for name in names if name not in ADAPTERS]
         async with self._turn:
-            self._only_looking = True
-            try:
-                # Read before the tip is: what is completed by now is in the tip.
-                completed, doubted = await asyncio.to_thread(self._completed)
-                question = ScanQuestion(
-                    adapters=adapters,
-                    facts=self._register.scans(),
-                    fresh=names if fresh else doubted,
-                    named=named,
-                    now=self._clock.now(),
-                )
-                commit, looks = await self._scanner.look(question)
-            finally:
-                self._only_looking = False
-            async with self._books:
-                reports = [_unknown(name) for name in names if name not in ADAPTERS]
-                reports += await asyncio.to_thread(self._fold, looks, commit, completed)
-                self._plan_again(reports)
-                if write or self._serving:
-                    reports = await self._place(reports)
+            # Read before the tip is: what is completed by now is in the tip.
+            completed, doubted = await asyncio.to_thread(self._completed)
+            question = ScanQuestion(
+                adapters=[ADAPTERS[name] for name in names if name in ADAPTERS],
+                facts=self._register.scans(),
+                fresh=names if fresh else doubted,
+                named=named,
+                now=self._clock.now(),
+            )
+            async with contextlib.aclosing(self._scanner.looks(question)) as looks:
+                while (found := await self._next(looks)) is not None:
+                    reports.append(await self._take(found[1], found[0], completed, write=write))
+            if write or self._serving:
+                reports = await self._place_rest(reports)
         for report in reports:
-            self._tell(report)
+            if not _news(report):
+                self._tell(report)
         return reports
 
-    def _fold(self, looks: Sequence[Look], commit: str, completed: Collection[str]) -> list[FoldReport]:
+    async def _next(self, looks: AsyncIterator[tuple[str, Look]]) -> tuple[str, Look] | None:
+        """Only meanwhile may a stop cut a scan short."""
+        self._only_looking = True
+        try:
+            return await anext(looks, None)
+        finally:
+            self._only_looking = False
+
+    async def _take(self, look: Look, commit: str, completed: Collection[str], *, write: bool) -> FoldReport:
+        """What is news has its tasks written, and is told, before the next tool is asked."""
         at = self._clock.now()
-        return [fold_look(self._register, look, at=at, commit=commit, completed=completed) for look in looks]
+        async with self._books:
+            report = await asyncio.to_thread(fold_look, self._register, look, at=at, commit=commit, completed=completed)
+            self._plan_again(report)
+            if (write or self._serving) and _news(report):
+                (report,) = await self._place([report])
+        if _news(report):
+            self._tell(report)
+        return report
+
+    async def _place_rest(self, reports: Sequence[FoldReport]) -> list[FoldReport]:
+        """Also where nothing was new there may be tasks to write: a file was lost, a place has become free."""
+        quiet = [report for report in reports if not _news(report)]
+        if not quiet:
+            return list(reports)
+        async with self._books:
+            placed = {report.tool: report for report in await self._place(quiet)}
+        return [placed.get(report.tool, report) for report in reports]
 
     async def dismiss(self, fingerprints: Collection[str], reason: str) -> int:
         """A person's word that these are none; returns how many changed. While a scan looks, this does not wait for it."""
@@ -259,13 +281,12 @@ class Discovery:
                 self._due |= {name} - {_PLACING}
         return not stop.done()
 
-    def _plan_again(self, reports: Sequence[FoldReport]) -> None:
+    def _plan_again(self, report: FoldReport) -> None:
         """A tool that broke gets another chance soon, and then ever later."""
-        for report in reports:
-            if report.status is ScanStatus.BROKEN:
-                self._try_later(report.tool)
-            else:
-                self._again.pop(report.tool, None)
+        if report.status is ScanStatus.BROKEN:
+            self._try_later(report.tool)
+        else:
+            self._again.pop(report.tool, None)
 
     def _try_later(self, name: str) -> None:
         longest = max(self._settings.interval_s, _FIRST_RETRY_S)
@@ -296,7 +317,7 @@ class Discovery:
 
     async def _place_again(self) -> None:
         async with self._books:
-            await self._place([])
+            await self._place()
 
     def _awaits_spool(self) -> bool:
         now = self._clock.monotonic()
@@ -314,8 +335,8 @@ class Discovery:
 
     # -- placing -----------------------------------------------------------------------------------------------------
 
-    async def _place(self, reports: Sequence[FoldReport]) -> list[FoldReport]:
-        """Write and remove task files as ``policy.placement`` wants them."""
+    async def _place(self, reports: Sequence[FoldReport] = ()) -> list[FoldReport]:
+        """Write and remove task files as ``policy.placement`` wants them; ``reports`` with the counts of their tools."""
         try:
             written, removed = await asyncio.to_thread(self._placer.carry_out, self._clock.now().isoformat())
         except OSError as error:
@@ -328,7 +349,7 @@ class Discovery:
         deadline = self._clock.monotonic() + _NOTICED_WITHIN_S
         self._unnoticed |= dict.fromkeys(written, deadline)
         new, gone = list(written.values()), list(removed.values())
-        return [replace(report, queued=new.count(report.tool), removed=gone.count(report.tool)) for report in reports]
+        return [replace(one, queued=new.count(one.tool), removed=gone.count(one.tool)) for one in reports]
 
     def _tell(self, report: FoldReport) -> None:
         if report.status is ScanStatus.UNCALLED and not report.closed:
@@ -347,6 +368,10 @@ class Discovery:
                 unchanged=report.unchanged,
             )
         )
+
+
+def _news(report: FoldReport) -> bool:
+    return bool(report.opened or report.closed)
 
 
 def _unknown(name: str) -> FoldReport:

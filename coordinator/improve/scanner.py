@@ -23,7 +23,7 @@ from coordinator.domain.errors import ToolFailed
 from coordinator.domain.finding import REPORTING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
     from coordinator.checks.adapter import ToolAdapter
     from coordinator.checks.locate import Located
@@ -65,7 +65,7 @@ class ScanQuestion:
 
 
 class Scanner:
-    """One scan at a time; ``look`` leaves nothing behind but each tool's cache."""
+    """One scan at a time; ``looks``, closed, leaves nothing behind but each tool's cache."""
 
     def __init__(self, git: Git, settings: Settings, layout: Layout, *, target: str) -> None:
         self._git = git
@@ -75,47 +75,56 @@ class Scanner:
         self._caches = layout.state / "scan-cache"
         self._target = target
 
-    async def look(self, question: ScanQuestion) -> tuple[str, list[Look]]:
-        """The commit that was looked at (empty: there is none) and each tool's part, in order."""
+    async def looks(self, question: ScanQuestion) -> AsyncGenerator[tuple[str, Look]]:
+        """The commit that is looked at (empty: there is none) with each tool's part, in order, as soon as it has answered."""
         commit, reason = "", f"there is no commit to scan: neither branch {self._target} nor HEAD has one"
+        left = list(question.adapters)
         try:
             tip = await self._git.resolve(f"refs/heads/{self._target}") or await self._git.resolve("HEAD")
             if tip is not None:
                 commit = tip
-                return commit, await self._look_at(commit, question)
+                files = await self._git.listing(commit)
+                around = await asyncio.to_thread(surroundings_of, self._checkout, self._settings.gate)
+                while left:
+                    look = await self._look(left[0], commit, files, around, question)
+                    left.pop(0)
+                    yield commit, look
         except (ToolFailed, OSError) as error:
             reason = f"no clean tree of {self._target} could be made: {error}"
         finally:
             await asyncio.to_thread(self._clear_scratch, make=False)
-        return commit, [Look(adapter=one, renames={}, report=broken(one.name, reason)) for one in question.adapters]
+        for one in left:
+            yield commit, Look(adapter=one, renames={}, report=broken(one.name, reason))
 
-    async def _look_at(self, commit: str, question: ScanQuestion) -> list[Look]:
-        files = await self._git.listing(commit)
-        surroundings = await asyncio.to_thread(surroundings_of, self._checkout, self._settings.gate)
-        looks, settings, tree = [], self._settings.discovery, self._scratch / "tree"
-        for adapter in question.adapters:
-            located = await asyncio.to_thread(locate_for, adapter, settings, self._checkout, surroundings)
-            inputs = self._inputs(adapter, located, files, surroundings)
-            fact = question.facts.get(adapter.name)
-            if fact is not None and _same(adapter, fact, inputs, question):
-                looks.append(Look(adapter=adapter, inputs=inputs, renames={}, report=None))
-                continue
-            if not tree.exists():
-                await asyncio.to_thread(self._clear_scratch, make=True)
-                await self._git.export_tree(commit, tree)
-            report = await ask(
-                adapter,
-                TreeFiles(names=files, root=tree),
-                located,
-                settings,
-                surroundings,
-                cache=self._caches / adapter.name,
-                named=adapter.name in settings.tools,
-                scratch=self._scratch / adapter.name,
-            )
-            renames = await self._renames(fact, commit) if report.status in REPORTING else {}
-            looks.append(Look(adapter=adapter, inputs=inputs, remedy=located.remedy, renames=renames, report=report))
-        return looks
+    async def _look(
+        self,
+        adapter: ToolAdapter,
+        commit: str,
+        files: Mapping[str, str],
+        around: Surroundings,
+        question: ScanQuestion,
+    ) -> Look:
+        settings, tree = self._settings.discovery, self._scratch / "tree"
+        located = await asyncio.to_thread(locate_for, adapter, settings, self._checkout, around)
+        inputs = await asyncio.to_thread(self._inputs, adapter, located, files, around)
+        fact = question.facts.get(adapter.name)
+        if fact is not None and _same(adapter, fact, inputs, question):
+            return Look(adapter=adapter, inputs=inputs, renames={}, report=None)
+        if not tree.exists():
+            await asyncio.to_thread(self._clear_scratch, make=True)
+            await self._git.export_tree(commit, tree)
+        report = await ask(
+            adapter,
+            TreeFiles(names=files, root=tree),
+            located,
+            settings,
+            around,
+            cache=self._caches / adapter.name,
+            named=adapter.name in settings.tools,
+            scratch=self._scratch / adapter.name,
+        )
+        renames = await self._renames(fact, commit) if report.status in REPORTING else {}
+        return Look(adapter=adapter, inputs=inputs, remedy=located.remedy, renames=renames, report=report)
 
     async def _renames(self, fact: ScanFact | None, commit: str) -> dict[str, str]:
         """Git's word on which files were renamed; none when the commit of the last look is gone."""

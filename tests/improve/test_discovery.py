@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from coordinator.checks.adapters import ADAPTERS
+from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
 from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
 from coordinator.domain.finding import ScanReport, ScanStatus
@@ -24,6 +25,7 @@ from coordinator.fleet.autofix import FIXED, mend
 from coordinator.improve.autofolder import AutoFiles, AutoFolder
 from coordinator.improve.autotask import MARK
 from coordinator.improve.scanner import ScanQuestion
+from coordinator.kit.git import Git
 from coordinator.kit.schedule import next_local_fire
 from coordinator.policy.change import path_matches
 from coordinator.policy.grouping import GroupKey
@@ -31,7 +33,7 @@ from tests.improve.rig import FAULTS, Rig, commit, git
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from coordinator.checks.adapter import ScanOrder
 
@@ -88,15 +90,15 @@ async def test_the_embedded_agent_can_follow_every_task_and_a_scan_closes_them(r
 
 async def test_a_task_that_lands_while_a_scan_looks_is_not_doubted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.discovery.scan(write=True)
-    files, real = rig.files(), rig.discovery._scanner.look
+    files, real = rig.files(), RuffLint.scan
 
-    async def slow_look(question: ScanQuestion) -> object:
-        looked = await real(question)
+    async def slow_scan(adapter: RuffLint, order: ScanOrder) -> ScanReport:
+        report = await real(adapter, order)
         for task_id in files:
             rig.set_state(task_id, TaskState.COMPLETED)
-        return looked
+        return report
 
-    monkeypatch.setattr(rig.discovery._scanner, "look", slow_look)
+    monkeypatch.setattr(RuffLint, "scan", slow_scan)
     await rig.discovery.scan(fresh=True, write=True)
     assert (rig.states(), rig.files()) == ({"queued": 5, "open": 1}, {})
     assert not any(row["reason"] for row in rig.rows())
@@ -135,12 +137,13 @@ async def test_a_hundred_scans_of_an_unchanged_tree_change_nothing(rig: Rig, mon
     await rig.discovery.scan(write=True)
     assert world() == before
     question = ScanQuestion(adapters=[ADAPTERS["ruff"]], facts={}, now=rig.clock.now())
-    look = await rig.discovery._scanner.look(question)
+    told = [one async for one in rig.discovery._scanner.looks(question)]
 
-    async def same_look(_: object) -> object:
-        return look
+    async def same_looks(_: object) -> AsyncGenerator[object]:
+        for one in told:
+            yield one
 
-    monkeypatch.setattr(rig.discovery._scanner, "look", same_look)
+    monkeypatch.setattr(rig.discovery._scanner, "looks", same_looks)
     for _ in range(97):
         await rig.discovery.scan(write=True)
     assert world() == before
@@ -581,6 +584,41 @@ async def test_served_it_follows_tasks_and_looks_only_with_what_a_landing_touche
     await served.stop()
 
 
+async def test_a_slow_tool_keeps_nobody_s_tasks_waiting(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(repository, {**FAULTS, "pyproject.toml": "[tool.ruff.format]\n"})
+    rig, looking, go_on = Rig(repository), asyncio.Event(), asyncio.Event()
+    real = RuffFormat.scan
+
+    async def slow(adapter: RuffFormat, order: ScanOrder) -> ScanReport:
+        looking.set()
+        await go_on.wait()
+        return await real(adapter, order)
+
+    monkeypatch.setattr(RuffFormat, "scan", slow)
+    scan = asyncio.create_task(rig.discovery.scan(write=True))
+    await asyncio.wait_for(looking.wait(), 10)
+    assert len(rig.files()) == 3
+    assert [event.tool for event in rig.events if isinstance(event, FindingsFolded)] == ["ruff"]
+    mark = str(rig.row_of("F541", "shop/till.py")["fingerprint"])
+    assert await asyncio.wait_for(rig.discovery.dismiss([mark], "a person does not wait either"), 5) == 1
+    go_on.set()
+    assert [(report.tool, report.queued) for report in await scan] == [("ruff", 3), ("ruff-format", 1)]
+    assert not (rig.layout.state / "scan").exists()
+
+
+async def test_a_tree_that_cannot_be_made_breaks_those_that_were_not_asked_yet(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Git, "export_tree", full)
+    reports = await rig.discovery.scan(write=True)
+    assert {report.status for report in reports} == {ScanStatus.BROKEN}
+    assert all("No space left" in report.reason for report in reports)
+    assert rig.rows() == []
+
+
 async def test_served_it_tries_a_broken_scan_again_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.improve.discovery._FIRST_RETRY_S", 0.05)
     commit(rig.repository, {"ruff.toml": "no-such-option = 1\n"})
@@ -615,6 +653,7 @@ async def test_a_stop_before_the_start_and_the_tick_of_the_interval(rig: Rig) ->
     await asyncio.wait_for(rig.discovery.run(stopping), 5)
     served = Served(rig)
     await served.news()
+    await settled(lambda: not rig.discovery._at_work)
     shutil.rmtree(rig.auto)
     await rig.discovery.look_again()
     assert (await served.news()).queued == 3
