@@ -16,6 +16,8 @@ To add a tool, write one module with one class and put it into the table of ``ch
 * A tool that runs the tree's own code (its tests) may leave anything behind in it: such tools stand last in the table.
 * Findings leave through ``domain.finding.identified`` and have paths relative to the tree (``order.relative``). Where the tool
   names the thing itself, ``about`` is that name (``requests|PYSEC-2018-28``), without version, line and file.
+* Whatever the report holds, reading it raises nothing but ``UNREADABLE``, which is ``broken(...)``.
+* Evidence is read through ``SourceLines`` and texts of a report through ``text_of``: reports, too, are written by others.
 * ``reads`` names every file whose change can change the answer, configuration and lock files among them: a scan is left out
   while none of them changed. A tool whose answer also changes with time (an advisory database) has ``stale_after_s``.
 * ``accept`` is a shell line that the gate runs on the merged tree: 0 when nothing of the group is left. A tool that can be
@@ -46,6 +48,17 @@ if TYPE_CHECKING:
     from coordinator.domain.settings import ToolSettings
     from coordinator.policy.grouping import TaskGroup
 
+UNREADABLE: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading a report of any shape may raise: then the report is broken, not we."""
+
 _NOT_THE_TREE: Final = frozenset(
     {".coordinator", ".git", ".hg", ".nox", ".tox", ".venv", "__pycache__", "node_modules", "target", "venv"}
 )
@@ -73,6 +86,39 @@ class TreeFiles:
                 return file.read(limit_bytes).decode(errors="replace")
         except OSError:
             return ""
+
+
+class SourceLines:
+    """Lines of the tree's own files, for evidence: nothing that a report names outside of it, or behind a link, is read."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._files: dict[str, list[str]] = {}
+
+    def at(self, path: str, line: int) -> str:
+        """The line (1-based) without its indentation, at most 300 characters; empty when there is none."""
+        if path not in self._files:
+            self._files[path] = self._read(path)
+        lines = self._files[path]
+        return lines[line - 1].strip()[:300] if 0 < line <= len(lines) else ""
+
+    def _read(self, path: str) -> list[str]:
+        try:
+            file = (self._root / path).resolve()
+            if not file.is_relative_to(self._root) or not file.is_file():
+                return []
+            return re.split(r"\r\n|\r|\n", file.read_bytes().decode(errors="replace"))
+        except (OSError, ValueError):  # a NUL in the name
+            return []
+
+
+def text_of(value: object, *, default: str | None = None) -> str:
+    """``value`` as a report's text; raises ``TypeError`` for what is none, or takes ``default`` for what is missing."""
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
 
 
 def walk_files(root: Path) -> TreeFiles:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.checks.adapter import broken, unavailable
+from coordinator.checks.adapter import UNREADABLE, SourceLines, broken, text_of, unavailable
 from coordinator.checks.tool import find_tool, last_line, run_tool, tool_environment
 from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus
 from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified, steady
@@ -208,7 +208,7 @@ def read_report(tree: Path, report: Path, ran: ToolRun) -> ScanReport:
         with report.open("rb") as lines:
             items = [json.loads(line) for line in lines if line.strip()]
         findings = _findings(tree, items)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         return broken("ruff", f"ruff's report could not be read: {type(error).__name__}: {error}", ran)
     unread = sorted({found.place.path for found in findings if found.rule in _UNREADABLE})
     return ScanReport(
@@ -230,34 +230,29 @@ def _complaint(output: str) -> str:
 
 
 def _findings(tree: Path, items: Iterable[Mapping[str, Any]]) -> tuple[Finding, ...]:
-    root = tree.resolve()
-    lines: dict[str, list[str]] = {}
+    root, sources = tree.resolve(), SourceLines(tree)
     found = []
     for item in items:
-        path = relative_path(item["filename"], root)
-        if path not in lines:
-            lines[path] = _source_lines(root / path)
-        row = _row(item)
-        evidence = lines[path][row - 1].strip()[:300] if 0 < row <= len(lines[path]) else ""
+        path, row = relative_path(text_of(item["filename"]), root), _row(item)
         place = Place(path=path, line=row, column=int(item["location"]["column"]) if row else 0)
-        found.append(_finding(item, place=place, evidence=evidence))
+        found.append(_finding(item, place=place, evidence=sources.at(path, row)))
     return identified(found)
 
 
 def _finding(item: Mapping[str, Any], *, place: Place, evidence: str) -> Finding:
-    fix, rule = item.get("fix") or {}, item["code"] or "invalid-syntax"
-    category = categorise(rule)
+    fix, rule = item.get("fix") or {}, text_of(item["code"] or "invalid-syntax")
+    category, url = categorise(rule), text_of(item.get("url"), default="")
     return Finding(
         tool="ruff",
         rule=rule,
         category=category,
-        message=item["message"],
+        message=text_of(item["message"]),
         places=(place,),
         evidence=evidence,
         fix=_FIXES.get(fix.get("applicability", ""), Fix.NONE),
         severity=_SEVERITIES.get(category, Severity.LOW),
-        suggestion=fix.get("message") or "",
-        links=(item["url"],) if item.get("url") else (),
+        suggestion=text_of(fix.get("message"), default=""),
+        links=(url,) if url else (),
     )
 
 
@@ -269,13 +264,6 @@ def _row(item: Mapping[str, Any]) -> int:
 def relative_path(filename: str, root: Path) -> str:
     path = Path(filename)
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _source_lines(path: Path) -> list[str]:
-    try:
-        return re.split(r"\r\n|\r|\n", path.read_bytes().decode(errors="replace"))
-    except OSError:
-        return []
 
 
 def categorise(rule: str) -> str:

@@ -12,7 +12,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks import ruff, ruff_fix
-from coordinator.checks.adapter import FixResult, broken, glob_matcher
+from coordinator.checks.adapter import UNREADABLE, FixResult, broken, glob_matcher
 from coordinator.checks.ruff_lint import PYTHON_FILES, READS
 from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified
 
@@ -60,7 +60,7 @@ class RuffFormat:
     async def scan(self, order: ScanOrder) -> ScanReport:
         options = await asyncio.to_thread(_options, order.tree)
         answer = await order.run(["format", "--check", "--no-cache", "--output-format", "json", *options, "."])
-        return await asyncio.to_thread(_read, order, answer, options)
+        return await asyncio.to_thread(understood, order, answer, options)
 
     def accept(self, group: TaskGroup, options: Sequence[str]) -> str:
         return shlex.join(["ruff", "format", "--check", "--no-cache", *options, "--", *group.files])
@@ -95,7 +95,7 @@ def _options(tree: Path) -> list[str]:
     return ruff_fix.format_options(ruff.configuration_arguments(tree))
 
 
-def _read(order: ScanOrder, answer: Printed, options: Sequence[str]) -> ScanReport:
+def understood(order: ScanOrder, answer: Printed, options: Sequence[str]) -> ScanReport:
     """Exit code 2 is that of files which cannot be parsed, and of a configuration which cannot; only the first has a list."""
     ran, name = answer.ran, RuffFormat.name
     if ran.problem or ran.code not in {0, 1, 2}:
@@ -107,7 +107,7 @@ def _read(order: ScanOrder, answer: Printed, options: Sequence[str]) -> ScanRepo
         items = json.loads(text or "[]")
         found = identified(_findings(order, items))
         unread = {order.relative(item["filename"]) for item in items if item["code"] != _RULE}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         return broken(name, f"its report could not be read: {type(error).__name__}: {error}", ran)
     if bool(found or unread) is (ran.code == 0):
         return broken(name, f"it exited with {ran.code} and named {len(found)} files", ran)

@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,6 +92,12 @@ def severity_of_cvss(score: float) -> Severity:
     return next((severity for low, severity in bounds if score >= low), Severity.INFO)
 
 
+_MOST_LINES: Final = 2**31
+_TEXTS: Final = (
+    *("about", "category", "evidence", "fix_version", "installed", "message", "package", "rule", "suggestion", "tool"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Place:
     """``path`` is relative to the tree with ``/`` separators; ``line`` and ``column`` are 1-based, 0 when not known."""
@@ -99,6 +105,10 @@ class Place:
     path: str
     line: int = 0
     column: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.line < _MOST_LINES and 0 <= self.column < _MOST_LINES):
+            raise ValueError(f"{self.path!r:.200} has no line {self.line!r:.20}, column {self.column!r:.20}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +170,7 @@ def identified(found: Iterable[Finding]) -> tuple[Finding, ...]:
     ordinals: Counter[tuple[str, str]] = Counter()
     told: set[tuple[Place, str]] = set()
     identities = []
-    for kind, finding in sorted(((_kind(one), one) for one in found), key=_order):
+    for kind, finding in sorted(((_kind(one), one) for one in map(_storable, found)), key=_order):
         if finding.place.line and (finding.place, kind) in told:
             continue
         told.add((finding.place, kind))
@@ -174,6 +184,32 @@ def identified(found: Iterable[Finding]) -> tuple[Finding, ...]:
 def steady(message: str) -> str:
     """A message without its numbers: some name a line or a measure that changes without the finding being another one."""
     return re.sub(r"\d+", "#", message)
+
+
+def _storable(finding: Finding) -> Finding:
+    """With texts that every store and file takes: half a surrogate pair, which JSON lets through, becomes an escape."""
+    texts = {name: getattr(finding, name) for name in _TEXTS}
+    odd: dict[str, Any] = {name: _escaped(text) for name, text in texts.items() if not _encodes(text)}
+    if not all(_encodes(place.path) for place in finding.places):
+        odd["places"] = tuple(replace(place, path=_escaped(place.path)) for place in finding.places)
+    for name in ("advisories", "links"):
+        if not all(map(_encodes, getattr(finding, name))):
+            odd[name] = tuple(map(_escaped, getattr(finding, name)))
+    return replace(finding, **odd) if odd else finding
+
+
+def _encodes(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _kind(finding: Finding) -> str:

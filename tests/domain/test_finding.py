@@ -117,3 +117,16 @@ def test_a_folder_that_was_not_looked_into_hides_what_is_below_it() -> None:
 )
 def test_scores_have_the_words_of_their_standard(score: float, severity: int) -> None:
     assert severity_of_cvss(score) == Severity(severity)
+
+
+def test_half_a_character_and_a_line_that_no_file_has_go_no_further() -> None:
+    odd = seen("a\udcff.py", message="\ud800", evidence="x\udc00", links=("\ud800",), advisories=("\ud800",))
+    (one,) = identified([odd])
+    for text in (one.message, one.evidence, one.place.path, *one.links, *one.advisories):
+        text.encode()
+    assert one.place.path == "a\\udcff.py"
+    (fine,) = identified([seen("é.py", message="naïve 漢字")])
+    assert (fine.place.path, fine.message) == ("é.py", "naïve 漢字")
+    for line, column in ((-1, 0), (2**31, 0), (1, -1), (1, 10**400)):
+        with pytest.raises(ValueError, match="has no line"):
+            Place(path="a.py", line=line, column=column)
