@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from coordinator.api.desk import Desk
 
+_UNOWNED: Final = (FindingState.OPEN, FindingState.REOPENED)
+
 SHORT: Final = 10
 """So many characters of a fingerprint tell findings apart for people."""
 
@@ -64,7 +66,7 @@ def tool_rows(desk: Desk) -> list[dict[str, Any]]:
         found = tools.setdefault(row["tool"], _tool_row(desk, row["tool"]))
         found["states"][row["state"]] = found["states"].get(row["state"], 0) + 1
         adapter = ADAPTERS.get(row["tool"])
-        if row["state"] in SEEN and (adapter is None or row["fix"] not in adapter.fixes):
+        if row["state"] in _UNOWNED and (adapter is None or row["fix"] not in adapter.fixes):
             found["needs_model"] += 1
     called = (one for one in tools.values() if one["states"] or one["scan"] != ScanStatus.UNCALLED)
     return sorted(called, key=lambda one: str(one["tool"]))

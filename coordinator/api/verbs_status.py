@@ -164,6 +164,10 @@ def next_steps(data: Mapping[str, Any]) -> list[str]:
         elif not tasks:
             steps.append("let linters find work: coordinator run --self-improve")
             steps.append("write a task: coordinator tasks add 'what to do'")
+    unowned = sum(found["needs_model"] for found in data["findings"])
+    if unowned:
+        what = plural(unowned, "finding") + " that no tool mends"
+        steps.append(f"see {what} ([discovery] role gives them to a model): coordinator findings list")
     if tasks.get("completed"):
         steps.append(f"see what landed: git log -p HEAD..{data['target']}")
     return steps

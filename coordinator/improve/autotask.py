@@ -102,6 +102,10 @@ def _title(group: TaskGroup) -> str:
     count = len(group.findings)
     place = group.files[0] if len(group.files) == 1 else group.key.scope or "the top folder"
     again = "again " if group.returned else ""
+    if any(finding.package for finding in group.findings):
+        return (
+            f"Move {group.key.subject} {again}to a sound version in {place} ({count} finding{'s' if count > 1 else ''})"
+        )
     return f"Fix {group.key.subject} {again}in {place} ({count} finding{'s' if count > 1 else ''})"
 
 

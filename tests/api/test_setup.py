@@ -3,18 +3,18 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.api.diagnosis import examine
+from coordinator.api.diagnosis import Diagnosis, _tools, examine
 from coordinator.api.verb import NoArguments
 from coordinator.api.verbs_setup import init, settings_sheet
 from coordinator.domain.config import settings_from
-from coordinator.domain.settings import Settings
+from coordinator.domain.settings import DiscoverySettings, Settings, ToolSettings
 from coordinator.kit.files import read_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.api.conftest import Place
 
 
@@ -58,3 +58,21 @@ async def test_the_doctor_names_each_thing_with_its_remedy(place: Place) -> None
     assert sum(one.check == "settings" for one in everything) == 2
     assert all(one.remedy for one in everything if one.status == "fail")
     assert not list(root.rglob(".coordinator-doctor-*"))
+
+
+async def test_the_doctor_tells_where_each_tool_is_that_the_project_calls_for(place: Place) -> None:
+    def tools(settings: Settings) -> dict[str, Diagnosis]:
+        return {one.check: one for one in _tools(replace(place.desk, settings=settings))}
+
+    assert tools(Settings()) == {}
+    (place.desk.root / "a.py").write_text("x = 1\n")
+    found = tools(Settings())
+    assert (list(found), found["ruff"].status) == (["ruff"], "ok")
+    assert Path(found["ruff"].detail).is_file()
+    named = Settings(discovery=DiscoverySettings(tools=("ruff-format",)))
+    assert list(tools(named)) == ["ruff-format"]
+    elsewhere = DiscoverySettings(tool=(ToolSettings(name="ruff", path="tools/ruff"),))
+    (missing,) = tools(Settings(discovery=elsewhere)).values()
+    assert (missing.status, missing.remedy) == ("warn", "name a program, or take path out")
+    assert "tools/ruff" in missing.detail
+    assert "it does not scan" in missing.detail

@@ -230,3 +230,56 @@ def test_no_card(text: str, role: str, key: str) -> None:
 def test_a_command_may_be_left_empty_on_purpose() -> None:
     assert card_from("command = []", "agents/x.toml", "x").command == ()
     assert card_from("external = true", "agents/x.toml", "x").external
+
+
+def test_each_tool_of_discovery_has_its_own_pace_limits_and_place() -> None:
+    got = read("""
+[discovery]
+role = "claude"
+model_severity = "high"
+max_open_per_tool = 3
+
+[[discovery.tool]]
+name = "ruff"
+cron = "30  4 * * mon"
+path = ".venv/bin/ruff"
+arguments = ["--preview"]
+env = ["INDEX_URL"]
+timeout_s = "2m"
+memory_bytes = "1GB"
+max_open = 0
+inside = true
+
+[[discovery.tool]]
+name = "ruff-format"
+interval_s = "24h"
+""").discovery
+    assert (got.role, got.model_severity, got.max_open_per_tool) == ("claude", "high", 3)
+    ruff = got.of_tool("ruff")
+    assert (ruff.cron, ruff.path, ruff.arguments, ruff.env) == (
+        *("30 4 * * mon", ".venv/bin/ruff"),
+        *(("--preview",), ("INDEX_URL",)),
+    )
+    assert (ruff.timeout_s, ruff.memory_bytes, ruff.max_open, ruff.inside) == (120.0, 1024**3, 0, True)
+    assert (got.of_tool("ruff-format").interval_s, got.of_tool("ruff-format").max_open) == (86400.0, None)
+    assert got.of_tool("another").interval_s is None
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('name = "sonar"', "discovery.tool[0].name"),
+        ("inside = true", "discovery.tool[0].name"),
+        ('name = "ruff"\ncron = "soon"', "discovery.tool[0].cron"),
+        ('name = "ruff"\ncolour = "red"', "discovery.tool[0].colour"),
+        ('name = "ruff"\ninterval_s = 0', "discovery.tool[0].interval_s"),
+        ('name = "ruff"\n[[discovery.tool]]\nname = "ruff"', "discovery.tool[1].name"),
+    ],
+)
+def test_a_tool_s_table_that_cannot_be_is_named(line: str, key: str) -> None:
+    assert [name for _, name in faults(f"[[discovery.tool]]\n{line}\n")] == [key]
+
+
+def test_what_discovery_does_not_know_is_named() -> None:
+    text = '[discovery]\ntools = ["ruff", "sonar"]\nmodel_severity = "bad"\nrole = "No Role"\n'
+    assert [key for _, key in faults(text)] == ["discovery.tools[1]", "discovery.model_severity", "discovery.role"]
