@@ -243,9 +243,9 @@ def _desk(root: Path, settings: Settings) -> Desk:
 
 
 def _offline(root: Path) -> AbstractAsyncContextManager[Operations]:
-    from coordinator import daemon  # the whole house; only changing something without a daemon needs it
+    from coordinator import offline  # most of the house; only changing something without a daemon needs it
 
-    return daemon.offline(root)
+    return offline.offline(root)
 
 
 # -- running -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,12 @@ from coordinator.domain.lane import Lane
 from coordinator.domain.task import OWNED, TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
-from coordinator.fleet.directory import make_state, sole_daemon
 from coordinator.fleet.dispatcher import Dispatcher
 from coordinator.fleet.driver import PROVIDER_VARIABLES
 from coordinator.fleet.gate import Gate
 from coordinator.fleet.intake import Intake
 from coordinator.fleet.lander import Lander
 from coordinator.fleet.ledger import Ledger
-from coordinator.fleet.operate import Operator
 from coordinator.fleet.pool import AgentPool
 from coordinator.fleet.ready import ReadyBoard
 from coordinator.fleet.recovery import Recovery
@@ -41,19 +38,17 @@ from coordinator.gateway.documents import finding_documents, revision_documents
 from coordinator.gateway.gateway import Gateway
 from coordinator.improve.discovery import Discovery
 from coordinator.improve.meters import discovery_meters
-from coordinator.kit import files, git
+from coordinator.kit import git
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.schedule import Ticks
 from coordinator.kit.service import Supervisor
 from coordinator.kit.store import Store
-from coordinator.sdk.layout import Layout
 from coordinator.surface.metrics import exposition
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from coordinator.domain.card import RoleCard
     from coordinator.domain.event import Published
@@ -61,6 +56,7 @@ if TYPE_CHECKING:
     from coordinator.domain.settings import Settings
     from coordinator.domain.task import Task
     from coordinator.improve.folding import FoldReport
+    from coordinator.sdk.layout import Layout
 
 _GIT_S = 30.0
 _JOURNAL_KEEP = 200_000
@@ -362,45 +358,3 @@ def _lane(priority: int) -> Lane:
     if priority <= 0:
         return Lane.CRITICAL
     return Lane.HIGH if priority < _FOUND else Lane.NORMAL if priority < 2 * _FOUND else Lane.LOW
-
-
-class Offline(Operator):
-    """What ``api.desk.Operations`` asks, while no daemon runs and the caller holds its lock."""
-
-    def __init__(self, layout: Layout, ledger: Ledger, discovery: Discovery, store: Store) -> None:
-        super().__init__(layout, ledger)
-        self._discovery = discovery
-        self._store = store
-
-    async def scan(self, tools: Sequence[str], *, fresh: bool = False) -> Sequence[FoldReport]:
-        """Look and remember; task files are written by a running daemon only."""
-        return await self._discovery.scan(tools, fresh=fresh)
-
-    async def dismiss(self, fingerprints: Sequence[str], reason: str) -> int:
-        return await self._discovery.dismiss(fingerprints, reason)
-
-    async def reopen(self, fingerprints: Sequence[str]) -> int:
-        return await self._discovery.reopen(fingerprints)
-
-    def findings(self) -> list[sqlite3.Row]:
-        return self._store.query("findings")
-
-
-@asynccontextmanager
-async def offline(root: Path) -> AsyncIterator[Offline]:
-    """The operator's verbs while no daemon runs; raises ``DaemonBusy`` when one does."""
-    facts = await git.inspect(root)
-    settings = files.read_settings(facts.top)
-    layout = Layout(facts.top, facts.top / settings.paths.state)
-    make_state(layout)
-    with sole_daemon(layout):
-        store = Store.open(layout.ledger)
-        clock = SystemClock()
-        bus = Bus(clock)
-        bus.tap(store.journal)
-        repository = git.Git(facts.top, facts.git_dir)
-        discovery = Discovery(repository, settings, layout, store, bus, clock, target=settings.land.target)
-        try:
-            yield Offline(layout, Ledger(store, bus, clock), discovery, store)
-        finally:
-            store.close()

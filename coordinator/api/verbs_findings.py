@@ -6,6 +6,7 @@ that fits none or several is told and nothing is done.
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections import Counter
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ async def finding_stats(desk: Desk, arguments: StatsArguments) -> Reply:
     ages = sorted((now - datetime.fromisoformat(row["first_seen"])).total_seconds() for row in open_)
     fixed = [_lived_s(row) for row in rows if row["state"] == FindingState.FIXED and row["closed_at"]]
     data = {
-        "tools": tool_rows(desk),
+        "tools": await asyncio.to_thread(tool_rows, desk),
         "days": days,
         "by_severity": dict(Counter(row["severity"] for row in open_)),
         "rules": Counter(f"{row['tool']} {row['rule']}" for row in open_).most_common(10),

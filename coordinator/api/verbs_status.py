@@ -69,7 +69,7 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
             for row in desk.rows("tasks_by_state", state=state)
         ],
         "problems": problems,
-        "findings": tool_rows(desk),
+        "findings": await asyncio.to_thread(tool_rows, desk),
     }
     data["next"] = next_steps(data)
     return Reply(data=data)

@@ -88,7 +88,7 @@ async def mend(tree: Path, brief: str, order: dict[str, Any]) -> int:
     if not result.files:
         print(result.nothing)
         return NOTHING_TO_FIX
-    await _commit(tree, result.files, _message(result, wanted.tool))
+    await _commit(tree, result.files, _message(result, wanted))
     print(f"{result.told} in {len(result.files)} file{'s' if len(result.files) > 1 else ''}")
     return FIXED
 
@@ -153,9 +153,10 @@ async def _git(tree: Path, *words: str, stdin: bytes) -> None:
         raise failure(argv, output)
 
 
-def _message(result: FixResult, tool: str) -> str:
+def _message(result: FixResult, order: FixOrder) -> str:
     """``ruff: F401 in shop/orders`` and, below, what was mended."""
-    lines = [result.headline, "", f"Applied the fixes that {tool} calls safe:", ""]
+    what = "Moved to versions that {} calls sound:" if order.versions else "Applied the fixes that {} calls safe:"
+    lines = [result.headline, "", what.format(order.tool), ""]
     lines += [f"- {line}" for line in result.done[:_LISTED]]
     if len(result.done) > _LISTED:
         lines.append(f"- and {len(result.done) - _LISTED} more")

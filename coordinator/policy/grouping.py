@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from coordinator.domain.finding import Severity
+from coordinator.domain.finding import Fix, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from coordinator.domain.finding import Finding, Fix
+    from coordinator.domain.finding import Finding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +122,22 @@ class GroupLimits:
     """``priority`` is that of medium severity. ``max_open`` bounds tasks that are not settled, ``max_per_tool`` those of each
     tool (``per_tool`` of some), ``max_files`` the files of each task.
 
-    ``model_role`` is given what no tool can mend, down to ``model_severity``; without one it is left alone.
+    ``safe_role`` is given what a tool calls safe; ``upgrade_role`` what takes another version, which nobody calls safe before
+    the tests have run; ``model_role`` what no tool can mend, down to ``model_severity``; without one it is left alone.
     """
 
     max_files: int = 40
     max_open: int = 20
     max_per_tool: int = 20
-    mechanical_role: str = "autofix"
     model_role: str = ""
     model_severity: Severity = Severity.INFO
     per_tool: Mapping[str, int] = field(default_factory=dict)
     priority: int = 50
+    safe_role: str = "autofix"
+    upgrade_role: str = "upgrade"
+
+    def role_of(self, key: GroupKey, findings: Iterable[Finding]) -> str:
+        """Who takes a group."""
+        if not key.mechanical:
+            return self.model_role
+        return self.safe_role if all(finding.fix is Fix.SAFE for finding in findings) else self.upgrade_role

@@ -267,7 +267,7 @@ def _group(
         pinned=old.priority if old is not None else None,
         priority=_priority(members, limits),
         returned=frozenset(one.finding.fingerprint for one in members if one.returns),
-        role=limits.mechanical_role if key.mechanical else limits.model_role,
+        role=limits.role_of(key, findings),
         whole=not any((key.mechanical, _rule_place(finding)) in partly for finding in findings),
     )
 

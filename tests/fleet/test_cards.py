@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def test_the_built_in_cards_are_good_and_command_asks_to_be_set(tmp_path: Path) -> None:
     loaded = cards.load(tmp_path / "agents")
     assert loaded.problems == ()
-    assert {"autofix", "claude", "command"} <= set(loaded.cards)
+    assert {"autofix", "claude", "command", "upgrade"} <= set(loaded.cards)
+    assert loaded.cards["upgrade"].command == loaded.cards["autofix"].command
     autofix = loaded.cards["autofix"]
     assert autofix.command == ("{python}", "-P", "-m", "coordinator.fleet.autofix")
     assert autofix.standing_brief

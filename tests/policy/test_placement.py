@@ -12,6 +12,7 @@ from coordinator.domain.task import SETTLED, TASK_ID, TaskState
 from coordinator.policy.grouping import AutoTask, GroupKey, GroupLimits
 from coordinator.policy.lifecycle import MAX_RETURNS, KnownFinding
 from coordinator.policy.placement import AT_WORK, Placement, place
+from coordinator.policy.verdict import SAFE_ROLES
 from tests.policy.findings import LIMITS, World, finding, scanned
 
 
@@ -238,12 +239,22 @@ def test_one_upgrade_mends_all_advisories_of_a_package_and_what_has_none_is_for_
         upgrade("jinja2", "PYSEC-1", "docs/requirements.txt"),
     )
     assert roles(placement) == [
-        ("autofix", "requests", ("PYSEC-3",)),
-        ("autofix", "jinja2", ("PYSEC-1", "PYSEC-2")),
-        ("autofix", "jinja2", ("PYSEC-1",)),
+        ("upgrade", "requests", ("PYSEC-3",)),
+        ("upgrade", "jinja2", ("PYSEC-1", "PYSEC-2")),
+        ("upgrade", "jinja2", ("PYSEC-1",)),
         ("claude", "requests", ("PYSEC-4",)),
     ]
     assert len({group.id for group in placement.write}) == 4
+
+
+def test_another_version_is_never_taken_for_what_may_land_untested() -> None:
+    limits = GroupLimits()
+    assert {limits.safe_role} == SAFE_ROLES
+    safe, unsafe = finding(fix=Fix.SAFE), finding(fix=Fix.UNSAFE)
+    key = GroupKey(scope="", subject="F401", tool="ruff")
+    assert limits.role_of(key, [safe, safe]) == "autofix"
+    for mixed in ([upgrade("jinja2", "X")], [safe, upgrade("jinja2", "X")], [safe, unsafe]):
+        assert limits.role_of(key, mixed) not in SAFE_ROLES
 
 
 def test_a_crate_is_one_scope_whatever_folders_it_has() -> None:
