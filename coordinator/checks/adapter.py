@@ -22,7 +22,8 @@ To add a tool, write one module with one class and put it into the table of ``ch
   while none of them changed. A tool whose answer also changes with time (an advisory database) has ``stale_after_s``.
 * ``accept`` is a shell line that the gate runs on the merged tree: 0 when nothing of the group is left. A tool that can be
   asked for one rule in some files is asked so; any other says ``accept_by_look(group)``.
-* ``fixes`` are the kinds of fix that role ``autofix`` can apply through ``fix``; other findings are for a role with a model.
+* ``fixes`` are the kinds of fix that can be applied without a model through ``fix``: ``SAFE`` ones by role ``autofix``,
+  ``VERSION`` ones by role ``upgrade``, whose work has to be tested to land. Everything else is for a role with a model.
 """
 
 from __future__ import annotations
