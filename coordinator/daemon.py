@@ -346,11 +346,12 @@ class Daemon:
         self._was_busy = self._was_busy or (isinstance(event, TaskChanged) and event.new in _KEPT)
 
     async def sweep(self) -> None:
-        """Rescue and remove what ended attempts left behind; keep journal and baselines bounded."""
+        """Rescue and remove what ended attempts left behind; keep journal, baselines and findings bounded."""
         active = {(entry.task.id, entry.generation) for entry in self.ledger.in_state(*_KEPT)}
         await self.workspaces.sweep(active, {entry.task.id: entry.generation for entry in self.ledger.entries()})
         self.store.execute("journal_trim", keep=_JOURNAL_KEEP)
         self.store.execute("baselines_trim")
+        await self.discovery.forget()
 
 
 def _lane(priority: int) -> Lane:

@@ -163,6 +163,11 @@ def _folded(event: happened.FindingsFolded) -> Phrase:
     )
 
 
+def _judged(event: happened.FindingsJudged) -> Phrase:
+    why = f": {event.reason}" if event.reason else ""
+    return Phrase("findings", f"{plural(event.count, 'finding')} {event.verdict}{why}", logging.INFO)
+
+
 def _gate_broke(event: happened.GateBroke) -> Phrase:
     if event.tasks:
         who = event.tasks[0] if len(event.tasks) == 1 else plural(len(event.tasks), "task")
@@ -275,6 +280,7 @@ _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.DaemonReloading: _reloading,
     happened.DaemonStopped: _stopped,
     happened.FindingsFolded: _folded,
+    happened.FindingsJudged: _judged,
     happened.FleetIdle: _idle,
     happened.GateBroke: _gate_broke,
     happened.GateJudged: _gate_judged,

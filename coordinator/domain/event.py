@@ -160,6 +160,18 @@ class FindingsFolded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FindingsJudged(Event):
+    """A person said of ``count`` findings that they are none, or that they are to be worked on after all: ``verdict`` is
+    ``dismissed`` or ``reopened``. ``findings`` are the fingerprints of the first hundred.
+    """
+
+    count: int
+    findings: tuple[str, ...]
+    reason: str = ""
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetIdle(Event):
     """Nothing is at work any more, and nothing could be without a person or a new task. Counts are totals by state."""
 

@@ -13,12 +13,12 @@ import functools
 import logging
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.adapter import glob_matcher
 from coordinator.checks.adapters import ADAPTERS, chosen
-from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
+from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, TaskChanged, TaskLanded
 from coordinator.domain.finding import HOUSED, FindingState, ScanStatus
 from coordinator.domain.task import SETTLED, TaskState
 from coordinator.improve.folding import FoldReport, fold_look
@@ -48,6 +48,9 @@ _log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S: Final = 30.0
 """Pause after the first scan that broke; doubles up to the interval of full scans."""
+
+_MEMORY: Final = timedelta(days=180)
+"""A relapse later than this is called new."""
 
 _NOTICED_WITHIN_S: Final = 5.0
 """So long we wait for the spool to see a file that we wrote before we call ourselves idle."""
@@ -216,25 +219,36 @@ class Discovery:
 
     async def dismiss(self, fingerprints: Collection[str], reason: str) -> int:
         """A person's word that these are none; returns how many changed. While a scan looks, this does not wait for it."""
-        async with self._books:
-            return await self._judge(fingerprints, lambda known: dismiss(known, reason))
+        return await self._judge(fingerprints, lambda known: dismiss(known, reason), "dismissed", reason)
 
     async def reopen(self, fingerprints: Collection[str]) -> int:
         """A person's word that these are to be worked on after all; returns how many changed."""
-        async with self._books:
-            return await self._judge(fingerprints, reopen)
+        return await self._judge(fingerprints, reopen, "reopened")
 
     async def _judge(
-        self, fingerprints: Collection[str], word: Callable[[Iterable[KnownFinding]], Iterable[KnownFinding]]
+        self,
+        fingerprints: Collection[str],
+        word: Callable[[Iterable[KnownFinding]], Iterable[KnownFinding]],
+        verdict: str,
+        reason: str = "",
     ) -> int:
-        known = await asyncio.to_thread(self._register.known)
-        at, changed = self._clock.now(), list(word(known[mark] for mark in fingerprints if mark in known))
-        self._register.keep(changed, at=at.isoformat())
-        for tool, count in Counter(one.finding.tool for one in changed if one.state is FindingState.DISMISSED).items():
-            self._register.count_day(at, tool, dismissed=count)
-        self._place_due = self._place_due or (self._serving and bool(changed))
-        self._wake.set()
+        async with self._books:
+            known = await asyncio.to_thread(self._register.known)
+            at, changed = self._clock.now(), list(word(known[mark] for mark in fingerprints if mark in known))
+            self._register.keep(changed, at=at.isoformat())
+            dismissed = Counter(one.finding.tool for one in changed if one.state is FindingState.DISMISSED)
+            for tool, count in dismissed.items():
+                self._register.count_day(at, tool, dismissed=count)
+        if changed:
+            marks = tuple(one.finding.fingerprint for one in changed[:100])
+            self._bus.publish(FindingsJudged(count=len(changed), findings=marks, reason=reason, verdict=verdict))
+            self._place_due = self._place_due or self._serving
+            self._wake.set()
         return len(changed)
+
+    async def forget(self) -> None:
+        """What was fixed long ago and never seen again is let go; what a person dismissed is not."""
+        await asyncio.to_thread(self._register.forget, self._clock.now() - _MEMORY)
 
     # -- serving -----------------------------------------------------------------------------------------------------
 

@@ -99,6 +99,12 @@ class FindingRegister:
             row = {"found": 0, "fixed": 0, "reopened": 0, "dismissed": 0, **counts}
             self._store.execute("finding_day_add", day=at.date().isoformat(), tool=tool, **row)
 
+    def forget(self, before: datetime) -> None:
+        """Drop what was fixed and not seen since, and the counts of days before; a person's dismissals are kept."""
+        with self._store.transaction():
+            self._store.execute("findings_trim", before=before.isoformat())
+            self._store.execute("finding_days_trim", before=before.date().isoformat())
+
     def task_states(self, tools: Iterable[str]) -> dict[str, TaskState]:
         """States of all tasks whose id begins as those of the tools do."""
         return {

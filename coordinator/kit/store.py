@@ -127,6 +127,8 @@ QUERIES: Final[Mapping[str, str]] = {
             fix = excluded.fix, severity = excluded.severity, message = excluded.message, task = excluded.task,
             reason = excluded.reason, data = excluded.data""",
     "finding_seen": "UPDATE findings SET last_seen = :at WHERE fingerprint = :fingerprint",
+    "finding_days_trim": "DELETE FROM finding_days WHERE day < :before",
+    "findings_trim": "DELETE FROM findings WHERE state = 'fixed' AND last_seen < :before",
     "findings": "SELECT * FROM findings ORDER BY tool, rule, path, line",
     "journal_add": "INSERT INTO journal (at, kind, task, data) VALUES (:at, :kind, :task, :data)",
     "journal_last": "SELECT * FROM (SELECT * FROM journal ORDER BY seq DESC LIMIT :limit) ORDER BY seq",

@@ -16,7 +16,7 @@ import pytest
 from coordinator.checks.adapters import ADAPTERS
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
-from coordinator.domain.event import FindingsFolded, Noticed, TaskChanged, TaskLanded
+from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, TaskChanged, TaskLanded
 from coordinator.domain.finding import ScanReport, ScanStatus
 from coordinator.domain.settings import ToolSettings
 from coordinator.domain.task import TaskState
@@ -399,6 +399,32 @@ async def test_a_dismissed_finding_stays_so_through_scans_renames_and_restarts(r
     assert again.row_of("F541", "shop/counter.py")["state"] == "queued"
     (day,) = again.store.query("finding_days", since="2000-01-01")
     assert (day["tool"], day["found"], day["fixed"], day["reopened"], day["dismissed"]) == ("ruff", 6, 0, 0, 1)
+
+
+async def test_what_was_fixed_long_ago_is_forgotten_and_a_dismissal_never_is(rig: Rig) -> None:
+    await rig.discovery.scan()
+    mark = str(rig.row_of("B006", "shop/web/page.py")["fingerprint"])
+    await rig.discovery.dismiss([mark], "known")
+    await rig.discovery.reopen([mark])
+    await rig.discovery.dismiss([mark], "known")
+    judged = [event for event in rig.events if isinstance(event, FindingsJudged)]
+    assert [(event.verdict, event.reason, event.findings) for event in judged] == [
+        ("dismissed", "known", (mark,)),
+        ("reopened", "", (mark,)),
+        ("dismissed", "known", (mark,)),
+    ]
+    commit(rig.repository, {"shop/till.py": "x = 1\n", "shop/web/page.py": "x = 1\n"})
+    await rig.discovery.scan()
+    await rig.discovery.forget()
+    assert rig.states() == {"fixed": 3, "dismissed": 1, "open": 2}
+    old = (rig.clock.now() - timedelta(days=181)).isoformat()
+    for row in rig.rows():
+        if row["path"] != "shop/till.py":
+            rig.store.execute("finding_seen", fingerprint=row["fingerprint"], at=old)
+    rig.store.execute("finding_day_add", day=old[:10], tool="ruff", found=1, fixed=0, reopened=0, dismissed=0)
+    await rig.discovery.forget()
+    assert rig.states() == {"fixed": 2, "dismissed": 1, "open": 2}
+    assert len(rig.store.query("finding_days", since="")) == 1
 
 
 async def test_what_comes_back_is_a_regression_and_names_the_task_that_had_fixed_it(rig: Rig) -> None:
