@@ -188,7 +188,7 @@ async def test_other_protocols_share_the_very_same_bytes_alone(rig: Rig) -> None
 
 
 async def test_hashes_prove_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("deduplicator", "sameness"):
+    for module in ("question", "sameness"):
         monkeypatch.setattr(f"coordinator.gateway.{module}.raw_key", lambda _: b"the same for all")
     rig.lead(question(ANN))
     assert rig.joins(question(ANN, body(ANN, "Something else"))) is None
