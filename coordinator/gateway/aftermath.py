@@ -1,6 +1,6 @@
 """What follows a call once its last byte has gone: counted, told, written; in batches, so that no other call waits for it.
 
-Owns one invariant: each call that was accepted is told of once, soon after ``BATCH_S`` from its end, or when the gateway stops. It
+Owns one invariant: each call that was accepted is told of once, some ``BATCH_S`` after its end or when the gateway stops. It
 prices nothing: the books did, at the call's end.
 """
 

@@ -130,7 +130,12 @@ def test_moved_lines_rewrite_nothing_and_a_new_finding_rewrites_only_what_waits(
 
 @pytest.mark.parametrize(
     ("state", "removed"),
-    [(TaskState.PENDING, True), (TaskState.FAILED, True), (TaskState.COMPLETED, True), *((s, False) for s in sorted(AT_WORK))],
+    [
+        (TaskState.PENDING, True),
+        (TaskState.FAILED, True),
+        (TaskState.COMPLETED, True),
+        *((s, False) for s in sorted(AT_WORK)),
+    ],
 )
 def test_a_task_with_nothing_left_is_removed_unless_somebody_works_on_it(state: TaskState, removed: bool) -> None:
     world = World()
