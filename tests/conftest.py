@@ -34,7 +34,7 @@ FILES = {
 
 
 SLOW = ("tests/real/", "tests/walks/", "tests/house/test_scripts.py")
-TOGETHER = ("tests/walks/test_chaos.py", "tests/walks/test_fleet_walk.py")
+TOGETHER = ("tests/real/test_claude_bytes.py", "tests/walks/test_chaos.py", "tests/walks/test_fleet_walk.py")
 """Each has one long run that all its tests look at: they share a worker."""
 
 
