@@ -13,6 +13,7 @@ from coordinator.api.verb import NoArguments, Reach, Reply, Verb, operand, optio
 from coordinator.api.view import BAD, DIM, GOOD, WARN, Line, line, span, table, wrap
 from coordinator.domain.errors import BadInput, DaemonUnreachable
 from coordinator.domain.problem import Problem
+from coordinator.domain.settings import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +110,9 @@ async def turn(desk: Desk, asked: KnobArguments) -> Reply:
 
 def show_turn(data: Mapping[str, Any], width: int) -> list[Line]:
     text = f"{data['name']} is {data['value']:g} until the daemon ends"
-    return [*wrap(text, width, style=GOOD), line(span("To keep it, set it in [gateway] of coordinator.toml.", DIM))]
+    kept = data["name"] in GatewaySettings.__dataclass_fields__
+    more = "To keep it, set it in [gateway] of coordinator.toml." if kept else "The next one begins as this one did."
+    return [*wrap(text, width, style=GOOD), line(span(more, DIM))]
 
 
 VERBS = (

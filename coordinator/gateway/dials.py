@@ -1,7 +1,7 @@
 """The gateway's knobs: numbers that act on the path and may be turned while calls pass.
 
 Owns one invariant: each knob here is read where it acts, at the next call; a value outside of its bounds is never set. They
-begin as the settings say. Who turns one, and why, is told by whoever does.
+begin as the settings say, or for what settings do not name as it stands here. Who turns one, and why, is told by whoever does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from coordinator.domain.problem import Problem
 
 if TYPE_CHECKING:
     from coordinator.domain.settings import GatewaySettings
+
+
+_ROOM: Final = (0, 4096, 8)
+_WIDTH: Final = (1, 4096, 1)
 
 
 def _knob(
@@ -42,16 +46,28 @@ def _knob(
 
 KNOBS: Final = (
     _knob("agent_calls_per_s", "calls that one agent may begin, 0: all", KnobKind.SERVO, (0, 1000, 0.1), 30, "/s"),
+    _knob(
+        "assemble_room", "prompts that may wait to be put together", KnobKind.SERVO, _ROOM, 30, "prompts", whole=True
+    ),
+    _knob("assemble_width", "prompts put together at once", KnobKind.BLOCK, _WIDTH, 60, "prompts", whole=True),
+    _knob("cache_bytes", "all kept answers to prompts", KnobKind.FIXED, (0, 2**30, 2**20), 300, "bytes", whole=True),
+    _knob("cache_ttl_s", "how long an answer to a prompt is kept", KnobKind.FIXED, (1, 86_400, 1), 300, "s"),
     _knob("dedup_ttl_s", "how long an unfinished answer is kept", KnobKind.SERVO, (1, 300, 1), 60, "s"),
     _knob("dedup_wait_s", "how long a joined call waits for a first byte", KnobKind.FIXED, (1, 600, 1), 60, "s"),
     _knob("failures_to_open", "failures that open a breaker", KnobKind.FIXED, (1, 20, 1), 60, whole=True),
     _knob("fleet_calls_per_s", "calls that all agents may begin, 0: all", KnobKind.SERVO, (0, 10_000, 0.1), 30, "/s"),
     _knob("hold_s", "how long a call is held for a limit", KnobKind.SERVO, (0, 350, 5), 60, "s"),
+    _knob("post_room", "answers that may wait to be looked at", KnobKind.SERVO, _ROOM, 30, "prompts", whole=True),
+    _knob("post_width", "answers looked at at once", KnobKind.BLOCK, _WIDTH, 60, "prompts", whole=True),
     _knob("probe_every_s", "pause between probes of an open breaker", KnobKind.FIXED, (0.1, 60, 0.1), 60, "s"),
     _knob("promote_s", "wait that lifts a call by one lane", KnobKind.SERVO, (0.1, 3600, 1), 60, "s"),
+    _knob("rag_room", "prompts that may wait for passages", KnobKind.SERVO, _ROOM, 30, "prompts", whole=True),
+    _knob("rag_width", "prompts that look for passages at once", KnobKind.BLOCK, (1, 64, 1), 60, "prompts", whole=True),
     _knob("retries", "tries more after a failure", KnobKind.FIXED, (0, 10, 1), 60, whole=True),
-    _knob("room", "calls that may wait at a door", KnobKind.SERVO, (0, 4096, 8), 30, "calls", whole=True),
-    _knob("width", "calls under way at all upstreams", KnobKind.BLOCK, (1, 4096, 1), 120, "calls", whole=True),
+    _knob("room", "calls that may wait at a door", KnobKind.SERVO, _ROOM, 30, "calls", whole=True),
+    _knob("stream_room", "answers that may wait to be given", KnobKind.SERVO, _ROOM, 30, "prompts", whole=True),
+    _knob("stream_width", "answers given at once", KnobKind.BLOCK, _WIDTH, 60, "prompts", whole=True),
+    _knob("width", "calls under way at all upstreams", KnobKind.BLOCK, _WIDTH, 120, "calls", whole=True),
 )
 
 
@@ -60,29 +76,45 @@ class Dials:
 
     __slots__ = (
         "agent_calls_per_s",
+        "assemble_room",
+        "assemble_width",
+        "cache_bytes",
+        "cache_ttl_s",
         "dedup_ttl_s",
         "dedup_wait_s",
         "failures_to_open",
         "fleet_calls_per_s",
         "hold_s",
+        "post_room",
+        "post_width",
         "probe_every_s",
         "promote_s",
+        "rag_room",
+        "rag_width",
         "retries",
         "room",
+        "stream_room",
+        "stream_width",
         "width",
     )
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.agent_calls_per_s = settings.agent_calls_per_s
+        self.assemble_room, self.assemble_width = 512.0, 32.0
+        self.cache_bytes = 64.0 * 1024 * 1024
+        self.cache_ttl_s = 300.0
         self.dedup_ttl_s = 60.0
         self.dedup_wait_s = 120.0
         self.failures_to_open = float(settings.failures_to_open)
         self.fleet_calls_per_s = settings.fleet_calls_per_s
         self.hold_s = settings.hold_s
+        self.post_room, self.post_width = 1024.0, 32.0
         self.probe_every_s = settings.probe_every_s
         self.promote_s = settings.promote_s
+        self.rag_room, self.rag_width = 512.0, 8.0
         self.retries = float(settings.retries)
         self.room = float(settings.room)
+        self.stream_room, self.stream_width = 256.0, 256.0
         self.width = float(settings.width)
 
     def value(self, name: str) -> float:

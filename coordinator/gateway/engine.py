@@ -152,7 +152,8 @@ class Engine:
         )
 
     def _make_lane(self) -> PromptLane:
-        order = self._order
+        order, dials = self._order, self.dials
+        cache = ResponseCache(self._clock, max_bytes=int(dials.cache_bytes), ttl_s=dials.cache_ttl_s)
         return PromptLane(
             order.settings,
             self._clock,
@@ -160,12 +161,13 @@ class Engine:
             books=self.books,
             calls=self._calls,
             courier=self._courier,
+            dials=dials,
             doorkeeper=self._doorkeeper,
             pacing=self._pacing,
             prices=self._prices,
             retrieval=self._retrieval,
             routes=PromptRoutes(self.stations, self._routes),
-            sharing=PromptSharing(ResponseCache(self._clock), joins=order.settings.dedup != "off"),
+            sharing=PromptSharing(cache, joins=order.settings.dedup != "off", wait_s=dials.dedup_wait_s),
         )
 
     def stop(self) -> None:
@@ -247,6 +249,7 @@ class Engine:
         self.inference.resize(width=int(dials.width), room=int(dials.room), promote_s=dials.promote_s)
         for station in self.stations:
             station.turned()
+        self._lane.turned()
         self._pacing.turned()
         self._relay.sharing.turned()
         self._order.tell([KnobTurned(author=author, knob=name, new=value, old=before, reason=reason)])

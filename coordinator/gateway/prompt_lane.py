@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.books import Books
     from coordinator.gateway.calls import Call, Calls
     from coordinator.gateway.courier import Courier
+    from coordinator.gateway.dials import Dials
     from coordinator.gateway.doorkeeper import Doorkeeper
     from coordinator.gateway.pacing import Pacing
     from coordinator.gateway.prices import Prices
@@ -52,10 +53,9 @@ DEADLINE_S: Final = 600.0
 RAG_S: Final = 5.0
 """What retrieval may take; after that a prompt goes on without."""
 
-ROOMS: Final[Mapping[str, int]] = {"rag": 512, "assemble": 512, "post": 1024, "stream": 256}
-WIDTHS: Final[Mapping[str, int]] = {"rag": 8, "assemble": 32, "post": 32, "stream": 256}
-"""Inside of each door at one time. ``rag`` is as many threads as search at once, ``stream`` as many as may be slow to read;
-the two others work without a pause. The doors of inference are the stations'."""
+DOORS: Final = ("rag", "assemble", "post", "stream")
+"""Each has two knobs (``dials``). At ``rag`` searching threads are what there is little of, at ``stream`` room for who is slow
+to read; at the two others nobody pauses. The doors of inference are the stations'."""
 
 _FAREWELL_S: Final = 1.0
 """What a client has to take a refusal, before which it has to take all that was given to it so far."""
@@ -83,6 +83,7 @@ class PromptLane:
         books: Books,
         calls: Calls,
         courier: Courier,
+        dials: Dials,
         doorkeeper: Doorkeeper,
         pacing: Pacing,
         prices: Prices,
@@ -96,17 +97,15 @@ class PromptLane:
         self._clock = clock
         self._courier = courier
         self._doorkeeper = doorkeeper
-        self._doors = {
-            name: Stage(name, width=WIDTHS[name], room=room, promote_s=settings.promote_s)
-            for name, room in ROOMS.items()
-        }
+        self._dials = dials
+        self._doors = {name: _door(name, dials) for name in DOORS}
         self._pacing = pacing
         self._prices = prices
         self._retrieval = retrieval
         self._routes = routes
         self._settings = settings
         self._sharing = sharing
-        self._took = {name: Histogram(_STAGE_S) for name in (*ROOMS, "inference")}
+        self._took = {name: Histogram(_STAGE_S) for name in (*DOORS, "inference")}
 
     # -- what metrics and knobs ask -------------------------------------------------------------------------------------
 
@@ -114,10 +113,15 @@ class PromptLane:
         """The doors, but for those of inference, which are not this lane's alone."""
         return self._doors.items()
 
-    def resize(self, widths: Mapping[str, int], promote_s: float) -> None:
+    def turned(self) -> None:
         """A knob was turned."""
+        dials = self._dials
         for name, door in self._doors.items():
-            door.resize(width=widths.get(name), promote_s=promote_s)
+            width, room = _size(name, dials)
+            door.resize(width=width, room=room, promote_s=dials.promote_s)
+        self._sharing.turned(
+            cache_bytes=int(dials.cache_bytes), cache_ttl_s=dials.cache_ttl_s, wait_s=dials.dedup_wait_s
+        )
 
     def meters(self) -> Iterable[Meter]:
         """How long prompts stay inside of each stage."""
@@ -315,7 +319,7 @@ class PromptLane:
         tell = course.tell if prompt.stream else None
         delivery = PromptDelivery(prompt, course.question, books=books, call=call, clock=self._clock, tell=tell)
         size = _FRAME_BYTES + sum(len(text.encode("utf-8", "replace")) for text in (prompt.system, course.question))
-        delivery.hold = await books.held(call, price, size, prompt.max_tokens, self._settings.hold_s)
+        delivery.hold = await books.held(call, price, size, prompt.max_tokens, self._dials.hold_s)
         try:
             await self._courier.carry(call, leg.stations, delivery)
         finally:
@@ -330,6 +334,16 @@ class PromptLane:
             upstream=call.upstream,
             usage=call.usage,
         )
+
+
+def _door(name: str, dials: Dials) -> Stage:
+    width, room = _size(name, dials)
+    return Stage(name, width=width, room=room, promote_s=dials.promote_s)
+
+
+def _size(name: str, dials: Dials) -> tuple[int, int]:
+    """How many may be inside of a door, and how many may wait."""
+    return int(dials.value(f"{name}_width")), int(dials.value(f"{name}_room"))
 
 
 async def _body_of(page: PageExchange) -> bytes:

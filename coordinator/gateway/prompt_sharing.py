@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from coordinator.gateway.keys import Claim
     from coordinator.gateway.response_cache import ResponseCache
 
-WAIT_S: Final = 120.0
-"""As long as calls of agents wait for one that asks the same."""
-
 CACHED: Final = "cache"
 IDENTICAL: Final = "identical"
 
@@ -59,9 +56,10 @@ class SharingCounts:
 
 
 class PromptSharing:
-    """``store`` keeps answers (None: nobody does); ``joins``: whether prompts under way are shared."""
+    """``store`` keeps answers (None: nobody does); ``joins``: whether prompts under way are shared. ``wait_s`` may be changed at
+    any time."""
 
-    def __init__(self, store: ResponseCache | None, *, joins: bool, wait_s: float = WAIT_S) -> None:
+    def __init__(self, store: ResponseCache | None, *, joins: bool, wait_s: float) -> None:
         self._joins = joins
         self._store = store
         self._under_way: dict[tuple[str, bytes], asyncio.Future[PromptAnswer | None]] = {}
@@ -97,6 +95,12 @@ class PromptSharing:
         """What a call would have cost whose answer was kept."""
         if self._store is not None:
             self._store.saved(usd)
+
+    def turned(self, *, cache_bytes: int, cache_ttl_s: float, wait_s: float) -> None:
+        """A knob was turned."""
+        self.wait_s = wait_s
+        if self._store is not None:
+            self._store.resize(max_bytes=cache_bytes, ttl_s=cache_ttl_s)
 
     async def _lead(
         self, key: tuple[str, bytes], prompt: SharedPrompt, ask: Callable[[], Awaitable[PromptAnswer]]

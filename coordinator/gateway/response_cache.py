@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import cachebox
 
@@ -38,16 +38,6 @@ class WholeAnswer:
     body: bytes
     headers: RawHeaders
     usage: TokenUsage
-
-
-class AnswerStore(Protocol):
-    """What the relay asks; a store that several machines share offers the same."""
-
-    async def find(self, question: Question) -> WholeAnswer | None:
-        """As it is to be given to this asker."""
-
-    async def keep(self, question: Question, answer: WholeAnswer, *, declared: bool) -> None:
-        """Only whole answers with status 200. ``declared``: the asker said that any answer will do."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,18 +69,16 @@ class KeptAnswer:
 
 
 class ResponseCache:
-    """``ttl_s`` may be changed at any time and counts for what is kept from then on."""
+    """Lives on one loop."""
 
-    def __init__(
-        self, clock: Clock, *, max_bytes: int = 64 * 1024 * 1024, max_entries: int = 10_000, ttl_s: float = 300.0
-    ) -> None:
+    def __init__(self, clock: Clock, *, max_bytes: int, max_entries: int = 10_000, ttl_s: float) -> None:
         self._clock = clock
         self._kept: cachebox.LRUCache[tuple[object, ...], KeptAnswer] = cachebox.LRUCache(max_entries)
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self.counts = CacheCounts()
+        self._ttl_s = ttl_s
         self.held_bytes = 0
-        self.ttl_s = ttl_s
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -120,24 +108,33 @@ class ResponseCache:
         normal = question.normal
         if normal is None or not (declared or normal.deterministic):
             return
-        until = self._clock.monotonic() + self.ttl_s
+        until = self._clock.monotonic() + self._ttl_s
         kept = KeptAnswer(answer, normal.form, normal.blanked, question.paths, until)
         if kept.size_bytes > self._max_bytes:
             return
         key = (*question.key, normal.digest)
         self._remove(key)
-        while self._kept and (
-            len(self._kept) >= self._max_entries or self.held_bytes + kept.size_bytes > self._max_bytes
-        ):
-            _, oldest = self._kept.popitem()
-            self.held_bytes -= oldest.size_bytes
-            self.counts.evicted += 1
+        if len(self._kept) >= self._max_entries:
+            self._forget_oldest()
+        while self.held_bytes + kept.size_bytes > self._max_bytes:
+            self._forget_oldest()
         self._kept.insert(key, kept)
         self.held_bytes += kept.size_bytes
+
+    def resize(self, *, max_bytes: int, ttl_s: float) -> None:
+        """What is over the new bound is forgotten at once; ``ttl_s`` counts for what is kept from now on."""
+        self._max_bytes, self._ttl_s = max_bytes, ttl_s
+        while self.held_bytes > max_bytes:
+            self._forget_oldest()
 
     def saved(self, usd: float) -> None:
         """What the call would have cost that ``find`` had an answer to, by that answer's usage. Once for each."""
         self.counts.saved_usd += usd
+
+    def _forget_oldest(self) -> None:
+        _, oldest = self._kept.popitem()
+        self.held_bytes -= oldest.size_bytes
+        self.counts.evicted += 1
 
     def _remove(self, key: tuple[object, ...]) -> None:
         kept = self._kept.pop(key, None)

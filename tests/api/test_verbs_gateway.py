@@ -95,12 +95,19 @@ async def test_knobs_are_listed_with_their_bounds_and_turned(place: Place) -> No
         assert "hold_s" in shown(place, "knobs list", reply)
         reply = await ask(place, "knobs set", name="hold_s", value="45", reason="agents time out")
         assert "hold_s is 45 until the daemon ends" in shown(place, "knobs set", reply)
+        assert "set it in [gateway]" in shown(place, "knobs set", reply)
         by_name = {one["name"]: one for one in (await ask(place, "knobs list")).data["knobs"]}
         assert by_name["hold_s"]["value"] == 45
         told = [one.event.to_json() for one in house.events if one.event.kind == "knob_turned"]
         assert [(one["author"], one["knob"], one["old"], one["new"], one["reason"]) for one in told] == [
             ("operator", "hold_s", 0, 45, "agents time out")
         ]
+
+
+async def test_what_no_setting_keeps_is_not_said_to_be_kept(place: Place) -> None:
+    async with house_of(place):
+        reply = await ask(place, "knobs set", name="rag_width", value="3")
+        assert "[gateway]" not in shown(place, "knobs set", reply)
 
 
 @pytest.mark.parametrize(("name", "value"), [("hold_s", "much"), ("hold_s", "351"), ("hold_s", "nan"), ("no", "1"), ("room", "1.5")])  # fmt: skip

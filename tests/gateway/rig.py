@@ -17,8 +17,11 @@ from coordinator.kit.clock import SystemClock
 from coordinator.surface.metrics import exposition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
+
+    from coordinator.gateway.documents import Document
+    from coordinator.kit.store import Store
 
 PROVIDER_KEY = "sk-provider-secret-0123456789"
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nrequest-id: r1\r\n\r\n"
@@ -179,6 +182,8 @@ class House:
         *,
         claimant: Claimant = Claimant(),  # noqa: B008 - frozen
         environment: Mapping[str, str] | None = None,
+        origins: Mapping[str, Callable[[], Iterable[Document]]] | None = None,
+        store: Store | None = None,
         **settings: Any,
     ) -> None:
         self.claimant = claimant
@@ -195,7 +200,8 @@ class House:
             given if environment is None else environment,
             self.bus,
             SystemClock(),
-            origins={},
+            store,
+            origins=origins or {},
             render=exposition,
             who=lambda task, generation: self.claimant if (task, generation) in self.live else None,
         )

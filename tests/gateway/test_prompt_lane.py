@@ -63,6 +63,7 @@ def lane_of(engine: Engine, relay: Relay, retrieval: Retrieval | None) -> Prompt
         books=engine.books,
         calls=engine._calls,
         courier=relay._courier,
+        dials=engine.dials,
         doorkeeper=relay._doorkeeper,
         pacing=engine._pacing,
         prices=relay._prices,
@@ -72,7 +73,9 @@ def lane_of(engine: Engine, relay: Relay, retrieval: Retrieval | None) -> Prompt
             relay._routes,
             models={UpstreamKind.ANTHROPIC: "claude-usual", UpstreamKind.LLAMA_CPP: "default"},
         ),
-        sharing=PromptSharing(ResponseCache(engine._clock), joins=settings.dedup != "off"),
+        sharing=PromptSharing(
+            ResponseCache(engine._clock, max_bytes=2**20, ttl_s=300.0), joins=settings.dedup != "off", wait_s=120.0
+        ),
     )
 
 
@@ -166,7 +169,7 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> dict[str, PromptHouse]:
 
     def made(engine: Engine) -> Relay:
         relay = make(engine)
-        engine._pages.lane = current["house"].made(engine, relay)
+        engine._lane = engine._pages.lane = current["house"].made(engine, relay)
         return relay
 
     def noted(house: PromptHouse, *args: Any, **more: Any) -> None:
@@ -334,9 +337,12 @@ async def test_each_stage_is_measured_and_counted(tmp_path: Path) -> None:
             "post": 2,
             "stream": 2,
         }  # type: ignore[union-attr]
-        assert {name: (door.width, door.room) for name, door in house.lane.stages()}["stream"] == (256, 256)
-        house.lane.resize({"rag": 3}, 1.0)
-        assert {name: door.width for name, door in house.lane.stages()}["rag"] == 3
+        assert {name: (door.width, door.room) for name, door in house.lane.stages()} == {
+            "rag": (8, 512),
+            "assemble": (32, 512),
+            "post": (32, 1024),
+            "stream": (256, 256),
+        }
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def whole(data: bytes = STREAM) -> WholeAnswer:
 class Rig:
     def __init__(self, **more: Any) -> None:
         self.clock = HandClock()
-        self.cache = ResponseCache(self.clock, **more)
+        self.cache = ResponseCache(self.clock, **{"max_bytes": 64 * 2**20, "ttl_s": 300.0, **more})
 
     async def keep(self, number: int, data: bytes = b"x") -> None:
         await self.cache.keep(asked(number), whole(data), declared=True)
@@ -164,6 +164,22 @@ async def test_bytes_have_a_bound() -> None:
     await rig.keep(29, b"z")
     assert rig.cache.held_bytes < 3 * 22_000 + 2_000
     assert len(rig.cache) == 4
+
+
+async def test_bounds_may_be_changed_at_any_time() -> None:
+    rig = Rig(max_bytes=100_000)
+    for number in range(4):
+        await rig.keep(number, b"y" * 20_000)
+    rig.cache.resize(max_bytes=50_000, ttl_s=10.0)
+    assert [await rig.has(number) for number in range(4)] == [False, False, True, True]
+    assert rig.cache.held_bytes <= 50_000
+    await rig.keep(4)
+    rig.clock.time += 11
+    assert [await rig.has(number) for number in (3, 4)] == [True, False]
+    rig.cache.resize(max_bytes=0, ttl_s=10.0)
+    assert (len(rig.cache), rig.cache.held_bytes) == (0, 0)
+    await rig.keep(5)
+    assert len(rig.cache) == 0
 
 
 async def test_an_answer_that_is_no_stream() -> None:
