@@ -25,7 +25,7 @@ from coordinator.kit.wire import AnswerCut
 from coordinator.kit.wire_server import HandOver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from coordinator.domain.price import Price
     from coordinator.domain.settings import GatewaySettings
@@ -48,6 +48,9 @@ HELD_BYTES: Final = 512 * 1024 * 1024
 UNSAID_TOKENS: Final = 32_000
 """What a request that names no maximum may generate."""
 PAGES: Final = frozenset({b"/health", b"/ready", b"/metrics", b"/v1/infer"})
+
+_REFUSALS: Final[Mapping[int, Denial]] = {408: Denial.TOO_LATE, 413: Denial.TOO_LARGE}
+"""What the wire says no to in a body; the rest makes no sense."""
 
 
 class Relay:
@@ -102,12 +105,21 @@ class Relay:
                 caller = exchange.notes[Caller] = Caller(address, keeper.claim(address, exchange), exchange)
             exchange.note = keeper.admit(address, caller.claim, exchange)
             if exchange.length > most:
-                raise Denied(Denial.TOO_LARGE, f"a request has {most // 2**20} MiB at most ([gateway] body_bytes)")
+                raise Denied(Denial.TOO_LARGE, self._most())
         except Denied as denied:
             status, headers, body = refusal_reply(address.dialect, denied)
             exchange.reply(status, headers, body)
             return 0
         return most
+
+    def refuse(self, exchange: Exchange, status: int, why: str) -> None:
+        """A call of which no body came, or too much of one."""
+        denied = Denied(_REFUSALS.get(status, Denial.BAD_REQUEST), self._most() if status == 413 else why)
+        _, headers, body = refusal_reply(exchange.note.dialect, denied)
+        exchange.reply(status, headers, body)
+
+    def _most(self) -> str:
+        return f"a request has {self._settings.body_bytes / 2**20:g} MiB at most ([gateway] body_bytes)"
 
     def _other(self, exchange: Exchange, address: CallAddress) -> int | HandOver:
         """What is no model's call. Raises ``Denied``."""

@@ -328,12 +328,16 @@ class FieldStarts(dict[bytes, bytes]):
 
 
 class WireHandler(Protocol):
-    """What is done with requests. Both are called on the server's loop."""
+    """What is done with requests. All are called on the server's loop."""
 
     def admit(self, exchange: Exchange) -> int | HandOver:
         """Asked once the head is there: bytes of body allowed. It may answer at once; then the rest of the body is dropped,
         or the connection closed when it is long. It may hold nothing that has to be given back: a client that hangs up in
         its body is never served. Raising closes the connection."""
+
+    def refuse(self, exchange: Exchange, status: int, why: str) -> None:
+        """Called when the body of an admitted request is too long, too slow or none: it may answer so in its own words, at
+        once and whole. The connection ends with it."""
 
     async def serve(self, exchange: Exchange) -> None:
         """Called with the whole body; cancelled when the client hangs up. Raising before an answer has begun gives a 500."""

@@ -354,7 +354,11 @@ class WireIntake(asyncio.Protocol):
 
     def _refuse(self, status: int, why: str) -> None:
         """Answer what cannot be served; with an answer begun already, there is only its end."""
-        exchange, self._exchange = self._exchange, None
+        exchange = self._exchange
+        if exchange is not None and not exchange.started:
+            exchange.keep = False
+            self._handler.refuse(exchange, status, why)
+        self._exchange = None
         if exchange is not None and exchange.started and not exchange.finished:
             exchange.cut()
             return

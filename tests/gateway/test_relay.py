@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import os
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator.gateway import relay
+from coordinator.gateway import engine, relay
+from coordinator.kit.wire_server import WireServer
 from tests.gateway.rig import PROVIDER_KEY, SSE, Exchange, House, Upstream, hello, housed, until
 
 if TYPE_CHECKING:
@@ -119,6 +121,40 @@ async def test_a_big_body_passes_and_a_bigger_one_does_not(tmp_path: Path) -> No
         assert (got.status, got.headers["x-should-retry"]) == (413, "false")
         assert got.error["type"] == "request_too_large"
         assert len(upstream.seen) == 1
+
+
+SHAPES = {
+    "/v1/messages": lambda error: (error["type"], error["message"]),
+    "/v1/chat/completions": lambda error: (error["code"], error["message"]),
+    "/v1beta/models/gemini-x:generateContent": lambda error: (error["status"], error["message"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words", "said"),
+    [
+        (b"7ff\r\n" + b"x" * 2047 + b"\r\n0\r\n\r\n", 413, "request_too_large", "at most ([gateway] body_bytes)"),
+        (b"no chunk", 400, "invalid_request", "no chunks"),
+        (b"5\r\n{", 408, "timeout", "too slowly"),
+    ],
+)
+@pytest.mark.parametrize("path", SHAPES)
+async def test_whose_body_is_refused_on_its_way_hears_so_in_its_own_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes, status: int, words: str, said: str
+) -> None:
+    monkeypatch.setattr(engine, "WireServer", functools.partial(WireServer, body_s=0.2))
+    async with housed(tmp_path, body_bytes=1024) as (house, upstream):
+        got = await house.reply(path, body, transfer_encoding="chunked", content_length="")
+        kind, message = SHAPES[path](got.error)
+        assert (got.status, got.headers["connection"]) == (status, "close")
+        assert message.startswith("coordinator: ")
+        assert said in message
+        assert kind.lower().startswith(words) or "v1beta" in path
+        if status == 413:
+            whole = await house.reply(path, b"x" * 2048)
+            assert (whole.status, whole.error) == (413, got.error), "as one whose head had told"
+            assert {**whole.headers, "connection": ""} == {**got.headers, "connection": ""}
+        assert upstream.seen == []
 
 
 async def test_bodies_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

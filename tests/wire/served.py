@@ -42,8 +42,10 @@ class Remembering:
         self,
         serve: Callable[[Exchange], Awaitable[None]] | None = None,
         admit: Callable[[Exchange], int | HandOver] | None = None,
+        refuse: Callable[[Exchange, int, str], None] | None = None,
     ) -> None:
         self._admit = admit
+        self._refuse = refuse
         self._serve = serve
         self.exchanges: list[Exchange] = []
         self.seen: list[Meaning] = []
@@ -52,6 +54,10 @@ class Remembering:
     def admit(self, exchange: Exchange) -> int | HandOver:
         self.exchanges.append(exchange)
         return ALLOWED if self._admit is None else self._admit(exchange)
+
+    def refuse(self, exchange: Exchange, status: int, why: str) -> None:
+        if self._refuse is not None:
+            self._refuse(exchange, status, why)
 
     async def serve(self, exchange: Exchange) -> None:
         self.seen.append((exchange.method, exchange.target, exchange.body))

@@ -719,6 +719,35 @@ async def test_a_body_that_turns_out_too_long_is_refused_before_its_end() -> Non
     assert handler.seen == []
 
 
+@on_each_loop
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (CHUNKED + b"b\r\n0123456789!\r\n", 413),
+        (POST + b"Content-Length: 11\r\n\r\n", 413),
+        (POST + b"Content-Length: 11\r\nExpect: 100-continue\r\n\r\n", 413),
+        (CHUNKED + b"no chunk", 400),
+    ],
+)
+async def test_a_handler_says_in_its_own_words_that_a_body_is_refused(said: bytes, status: int) -> None:
+    def refuse(exchange: Exchange, refused: int, why: str) -> None:
+        exchange.reply(refused, ((b"X-Why", why.encode()),), b"{}")
+
+    handler = Remembering(admit=lambda _: 10, refuse=refuse)
+    async with serving(handler) as served:
+        async with served.caller() as caller:
+            await caller.say(said)
+            got = await caller.answer()
+            assert got is not None
+            assert (got.status, got.body, got.headers["connection"]) == (status, b"{}", "close")
+            assert got.headers["x-why"]
+            assert await caller.hear_out() == b""
+        assert [one.status for one in await served.ask(said.replace(b"POST /p", b"HEAD /p"), methods=["HEAD"])] == [
+            status
+        ]
+    assert handler.seen == []
+
+
 # -------------------------------------------------------------------------------------------------------------- hand over
 
 
