@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.api.verbs_calls import show_door
+from coordinator.domain.config import HOST_NAME, HOST_RULE
 from coordinator.domain.errors import BadInput
 from coordinator.domain.problem import Problem
 from coordinator.domain.task import TASK_ID
@@ -61,6 +62,8 @@ def order_from(asked: GatewayArguments, settings: GatewaySettings) -> AloneOrder
     for name in names:
         if TASK_ID.fullmatch(name) is None:
             raise BadInput([Problem(file="--name", message=f"is {name!r}", expected="a name such as laptop")])
+    if asked.host and HOST_NAME.fullmatch(asked.host) is None:
+        raise BadInput([Problem(file="--host", message=f"is {asked.host!r}", expected=HOST_RULE)])
     settings = replace(settings, enabled="on", host=asked.host or settings.host)
     if asked.port is not None:
         settings = replace(settings, port=asked.port)

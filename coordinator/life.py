@@ -20,6 +20,7 @@ from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloadin
 from coordinator.domain.problem import Problem
 from coordinator.domain.task import TaskState
 from coordinator.fleet.directory import keep_out_of_commits, make_state, own_scratch, sole_daemon
+from coordinator.gateway.hosts import listening_address
 from coordinator.kit import files, git, process
 from coordinator.kit.clock import SystemClock
 from coordinator.sdk.layout import Layout
@@ -171,6 +172,8 @@ class Life:
             settings = settings_of(daemon.layout.repository, daemon.options)
             if settings.paths.state != daemon.settings.paths.state:
                 raise BadInput([Problem(file="[paths] state", message="cannot change while a daemon runs")])
+            if settings.gateway.enabled != "off":
+                listening_address(settings.gateway.host)
         except BadInput as error:
             daemon.bus.publish(ReloadRefused(problems=tuple(map(str, error.problems))))
             return False

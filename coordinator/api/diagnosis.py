@@ -21,6 +21,7 @@ from coordinator.checks.asking import locate_for
 from coordinator.checks.detect import detect, surroundings_of
 from coordinator.domain.errors import BadInput, BadRepository
 from coordinator.fleet import cards
+from coordinator.gateway.hosts import listening_address
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit import files, git, lock, process
 
@@ -174,6 +175,14 @@ def _gateway(desk: Desk) -> Iterator[Diagnosis]:
             way = "with the key of this environment" if one.credentials else "without a key"
             models = ", ".join(one.settings.models)
             yield Diagnosis("gateway", "ok", f"{one.name} at {one.url} answers for {models}, {way}")
+    try:
+        at = listening_address(desk.settings.gateway.host)
+    except BadInput as error:
+        yield Diagnosis("gateway", "fail", error.problems[0].message, "set [gateway] host")
+        return
+    if at.open:
+        detail = f"other machines can reach it at {at.literal}; what they send is not encrypted"
+        yield Diagnosis("gateway", "warn", detail, 'set [gateway] host = "127.0.0.1", unless that is what you want')
 
 
 def _tools(desk: Desk) -> Iterator[Diagnosis]:

@@ -36,6 +36,9 @@ from coordinator.domain.upstream_config import upstreams_from
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HOST_NAME: Final = re.compile(r"[0-9A-Za-z.:-]{1,253}")
+HOST_RULE: Final = "an address of this machine, e.g. 127.0.0.1 or ::1"
+
 _LONGEST_DAYS: Final = 36_500.0
 _DAY_S: Final = 24 * 3600.0
 _LARGEST_BYTES: Final = 1 << 50
@@ -44,7 +47,6 @@ _BRANCH: Final = re.compile(
     r"(?!-)(?!refs/)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))(?![./])[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
 )
 _FOLDER: Final = re.compile(r"(?!/)(?!\.{1,2}(?:/|$))(?!.*(?:^|/)\.{1,2}(?:/|$))[^\\]*[^/\\]")
-_HOST: Final = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _MODEL: Final = re.compile(r"[^\s\"\\]{1,200}")
 _PERSON: Final = re.compile(r"[^<>\n]*[^<>\s][^<>\n]*")
 _URL: Final = re.compile(r"https?://[^\s]+")
@@ -159,6 +161,9 @@ def _gateway(table: TomlTable) -> GatewaySettings:
     settings = GatewaySettings(
         agent_calls_per_s=table.number("agent_calls_per_s", usual.agent_calls_per_s, 0.0, 1e6),
         aliases=_aliases(table),
+        allowed_hosts=table.texts(
+            "allowed_hosts", expected="a host's name or address, without a port", pattern=HOST_NAME
+        ),
         anthropic_url=table.text(
             "anthropic_url", usual.anthropic_url, expected=address, longest=2048, pattern=_ADDRESS
         ),
@@ -171,7 +176,7 @@ def _gateway(table: TomlTable) -> GatewaySettings:
         failures_to_open=table.integer("failures_to_open", usual.failures_to_open, 1, 1000),
         fleet_calls_per_s=table.number("fleet_calls_per_s", usual.fleet_calls_per_s, 0.0, 1e6),
         hold_s=table.seconds("hold_s", usual.hold_s, 0.0, 3600.0),
-        host=table.text("host", usual.host, expected="an address of this machine, e.g. 127.0.0.1", pattern=_HOST),
+        host=table.text("host", usual.host, expected=HOST_RULE, pattern=HOST_NAME),
         openai_url=table.text("openai_url", usual.openai_url, expected=address, longest=2048, pattern=_ADDRESS),
         port=table.integer("port", usual.port, 0, 65_535),
         prices=prices_from(table),

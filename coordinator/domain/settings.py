@@ -118,6 +118,9 @@ class GatewaySettings:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """``[gateway.aliases]``: a name that agents ask for, and the model that is meant. A call under an alias is changed by
     that one word on its way up; every other call goes up byte for byte."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that clients may call it by (HTTP's ``Host``, without the port) beside this machine's own, say that of a proxy
+    before it. Any other name is refused: a web page may have led a browser here under it."""
     anthropic_url: str = ""
     """Where calls in Anthropic's protocol go, without ``/v1``. Empty: ``ANTHROPIC_BASE_URL`` of the daemon's environment,
     else Anthropic itself. Another address than the provider's own needs no key."""
@@ -143,7 +146,8 @@ class GatewaySettings:
     """How long a call may be held for a limit of its upstream. Clients give a silent call up after 360 s; a longer wait is
     told as ``retry-after`` of at most 60 s, which they keep to."""
     host: str = "127.0.0.1"
-    """Address to listen at. Another one than this machine's own lets others in who have a key; it is not encrypted."""
+    """Address to listen at. ``0.0.0.0`` (``::`` with IPv6) or one of this machine's addresses in a network lets others in who
+    have a key; it is not encrypted. Programs of this machine are told the address that they can reach."""
     openai_url: str = ""
     """Where calls in OpenAI's protocol go, with ``/v1``. Empty: ``OPENAI_BASE_URL``, else OpenAI itself."""
     port: int = 0

@@ -1,7 +1,7 @@
 """Who is calling, and for what: decided on a request's head, before a byte of its body is taken.
 
-Owns one invariant: no call without a living claim's own key, no caller that was led here under another name than this
-machine's, and no path outside of a short list. What a path means in a protocol is ``dialect``'s.
+Owns one invariant: no call without a living claim's own key, no caller that was led here under a name that is not
+ours, and no path outside of a short list. What a path means in a protocol is ``dialect``'s.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
     from coordinator.gateway.calls import Calls
     from coordinator.gateway.claimant import Claimant
+    from coordinator.gateway.hosts import HostNames
     from coordinator.gateway.keys import Claim, ClaimKeys
     from coordinator.kit.clock import Clock
 
 END: Final = b"/end"
 """Below an attempt's address: its own key is to be good for nothing any more."""
 
-_LOCAL: Final = re.compile(rb"(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
-"""A browser that was led here under another name (DNS rebinding) says that name."""
 _KEY_IN_PATH: Final = re.compile(rb"/keys/([^/?#]+)(/[^#]*)")
 _KNOWN: Final = 4096
 """Addresses and keys that are remembered once they were understood."""
@@ -74,8 +73,7 @@ class Asker(Protocol):
 class Doorkeeper:
     """``who`` tells of an attempt that may call (None: it may not); it is asked for each call and has to be quick.
 
-    ``calls_per_agent`` may be under way at once. ``hosts`` are further names that this gateway may be called by, when it was
-    told to listen elsewhere.
+    ``calls_per_agent`` may be under way at once. ``hosts`` are the names that this gateway may be called by.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Doorkeeper:
         clock: Clock,
         *,
         calls_per_agent: int,
-        hosts: frozenset[bytes] = frozenset(),
+        hosts: HostNames,
         who: Callable[[str, int], Claimant | None],
     ) -> None:
         self._keys = keys
@@ -117,9 +115,8 @@ class Doorkeeper:
         host = asker.header(b"host")
         if host in self._names:
             return
-        name = host.rpartition(b":")[0] if host.rpartition(b":")[2].isdigit() else host
-        if _LOCAL.fullmatch(host) is None and name.lower() not in self._hosts:
-            raise Denied(Denial.NOT_ALLOWED, "this address is for programs of this machine only")
+        if not self._hosts.passes(host):
+            raise Denied(Denial.NOT_ALLOWED, "the gateway is not called by this name ([gateway] allowed_hosts)")
         if len(self._names) < _KNOWN:
             self._names.add(host)
 

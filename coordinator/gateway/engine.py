@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.calls import Call, Calls
     from coordinator.gateway.claimant import Claimant
     from coordinator.gateway.documents import Document
+    from coordinator.gateway.hosts import HostNames
     from coordinator.gateway.upstream import Upstream
     from coordinator.kit.clock import Clock
     from coordinator.kit.store import Store
@@ -70,6 +71,7 @@ class EngineOrder:
     """
 
     environment: Mapping[str, str]
+    hosts: HostNames
     origins: Mapping[str, Callable[[], Iterable[Document]]]
     render: Callable[[Iterable[Meter]], tuple[bytes, str]]
     revoke: Callable[[str, int], None]
@@ -108,7 +110,7 @@ class Engine:
             calls,
             clock,
             calls_per_agent=settings.calls_per_agent,
-            hosts=_names(settings.host),
+            hosts=order.hosts,
             who=order.who,
         )
         budget = RetryBudget(clock.monotonic(), share=settings.retry_share)
@@ -288,8 +290,3 @@ def origin_of(url: str) -> str:
     """Scheme, host and port of a URL."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
-
-
-def _names(host: str) -> frozenset[bytes]:
-    """What a gateway that listens at ``host`` may be called by beside this machine's own names."""
-    return frozenset({host.lower().encode()}) if host not in ("127.0.0.1", "localhost", "::1") else frozenset()

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,12 +18,12 @@ from coordinator.domain.errors import CoordinatorError, DaemonUnreachable
 from coordinator.domain.event import CallsCounted, Noticed
 from coordinator.gateway import place
 from coordinator.gateway.calls import Calls
+from coordinator.gateway.hosts import HostNames
 from coordinator.gateway.keys import ClaimKeys, base_path
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit.loop_thread import LoopThread
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
@@ -78,6 +79,7 @@ class Gateway:
         self._engine: Engine | None = None
         self._origins = origins
         self._environment = {name: value for name, value in environment.items() if name.lower().endswith("_proxy")}
+        self._remarks: list[str] = []
         self._render = render
         self._store = store
         self._thread: LoopThread | None = None
@@ -93,7 +95,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """Empty while it is not open."""
-        return f"http://{place.HOST}:{self._place.port}" if self._place is not None else ""
+        return self._place.url if self._place is not None else ""
 
     def credentials(self, task: str, generation: int) -> tuple[str, str]:
         """Base URL and key for an attempt; both empty when there is no gateway."""
@@ -149,18 +151,23 @@ class Gateway:
     # -- its life ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Listen, so that credentials can be given and agents of before find us. Safe to call twice; raises ``OSError``."""
+        """Listen, so that credentials can be given and agents of before find us. Safe to call twice; raises ``OSError``, and
+        ``BadInput`` for a host that is none."""
         if not self.on or self._place is not None:
             return
         for claim in place.revoked_before(self._state):
             self._calls.revoke(claim)
-        self._place = place.take(self._state, self._settings.port)
-        if self._place.lost:
-            message = (
-                f"{self._place.lost}: model calls pass through {self.url}; agents that an earlier daemon started do not "
+        self._place = kept = place.take(self._state, self._settings.host, self._settings.port)
+        if kept.lost:
+            self._remarks.append(
+                f"{kept.lost}: model calls pass through {self.url}; agents that an earlier daemon started do not "
                 "find it and will fail within about 3 minutes"
             )
-            self._bus.publish(Noticed(subject="gateway", message=message))
+        if kept.at.open:
+            self._remarks.append(
+                f"other machines can reach {kept.at.literal}:{kept.port}: each call needs a key, but nothing is encrypted, and "
+                "/health, /ready and /metrics need none"
+            )
 
     def close(self) -> None:
         """Listen no more. Safe to call twice."""
@@ -169,7 +176,7 @@ class Gateway:
             return
         kept.listener.close()
         try:
-            place.write(self._state, kept.port, kept.secret, pid=0)
+            place.write(self._state, kept.at.near, kept.port, kept.secret, pid=0)
         except OSError as error:
             _log.warning("not written down that the gateway is closed: %s", error, extra={"action": "close_not_kept"})
 
@@ -179,6 +186,8 @@ class Gateway:
         if self._place is None:
             await stopping.wait()
             return
+        while self._remarks:
+            self._bus.publish(Noticed(subject="gateway", message=self._remarks.pop(0)))
         from coordinator.kit.wire import new_loop  # who has no gateway needs none of its libraries
 
         listener, order = self._place.listener.dup(), self._order(self._place)
@@ -221,6 +230,7 @@ class Gateway:
         days = self._store.query("spend_by_day") if self._store is not None else []
         return EngineOrder(
             environment=self._environment,
+            hosts=HostNames(kept.at, self._settings.allowed_hosts, socket.gethostname()),
             origins=self._origins,
             render=self._render,
             revoke=self.revoke,

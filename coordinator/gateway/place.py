@@ -13,19 +13,21 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.gateway.hosts import listening_address
 from coordinator.gateway.keys import split_path
 from coordinator.kit import files, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from coordinator.gateway.hosts import ListeningAddress
     from coordinator.gateway.keys import Claim
 
-HOST: Final = "127.0.0.1"
 FILE: Final = "gateway.json"
 _REVOKED: Final = "gateway.revoked"
 
 _BACKLOG: Final = 512
+_HOST: Final = "127.0.0.1"
 _LOWEST_PORT: Final = 20_000
 _PORTS: Final = 12_000
 """Chosen below the ports that systems give to outgoing connections, so that nobody takes it by chance while we restart."""
@@ -38,14 +40,22 @@ _REMEMBERED: Final = 2_000
 class GatewayPlace:
     """``lost``: why agents of an earlier daemon do not find us or have keys that are none any more; empty: they do."""
 
+    at: ListeningAddress
     listener: socket.socket
     lost: str
     port: int
     secret: bytes = field(repr=False)
 
+    @property
+    def url(self) -> str:
+        """For programs of this machine."""
+        return f"http://{self.at.near}:{self.port}"
 
-def take(state: Path, wanted: int) -> GatewayPlace:
-    """Listen where it was listened before (``wanted``: a person named the port; 0: nobody did). Raises ``OSError``."""
+
+def take(state: Path, host: str, wanted: int) -> GatewayPlace:
+    """Listen where it was listened before (``wanted``: a person named the port; 0: nobody did). Raises ``OSError``, and
+    ``BadInput`` when this machine has no such ``host``."""
+    at = listening_address(host)
     known = lock.read_object(state / FILE)
     secret, before = _secret(known), _port(known)
     lost = ""
@@ -53,25 +63,27 @@ def take(state: Path, wanted: int) -> GatewayPlace:
         lost = f"{FILE} cannot be read"
     elif known is not None and not (secret and before):
         lost = f"{FILE} is damaged"
-    listener = _listen_at(wanted or before)
-    if wanted and before and wanted != before:
+    listener = _listen_at(at, wanted or before)
+    if before and _host(known) != at.near:
+        lost = lost or f"the address is {at.near} now, it was {_host(known)}"
+    elif wanted and before and wanted != before:
         lost = lost or f"the port is {wanted} now, it was {before}"
     elif listener is None and (wanted or before):
         lost = f"port {wanted or before} of this machine is taken"
-    listener = listener or _listen_anywhere()
+    listener = listener or _listen_anywhere(at)
     port = listener.getsockname()[1]
     secret = secret or secrets.token_bytes(_SECRET_BYTES)
     try:
-        write(state, port, secret, pid=os.getpid())
+        write(state, at.near, port, secret, pid=os.getpid())
     except BaseException:
         listener.close()
         raise
-    return GatewayPlace(listener=listener, lost=lost, port=port, secret=secret)
+    return GatewayPlace(at=at, listener=listener, lost=lost, port=port, secret=secret)
 
 
-def write(state: Path, port: int, secret: bytes, *, pid: int) -> None:
-    """``pid`` is who listens there now (0: nobody)."""
-    data = {"pid": pid, "port": port, "secret": secret.hex()}
+def write(state: Path, host: str, port: int, secret: bytes, *, pid: int) -> None:
+    """``host`` is for programs of this machine, ``pid`` who listens there now (0: nobody)."""
+    data = {"host": host, "pid": pid, "port": port, "secret": secret.hex()}
     lock.write_atomic(state / FILE, json.dumps(data).encode() + b"\n", mode=0o600)
 
 
@@ -79,7 +91,13 @@ def url_of(state: Path, pid: int) -> str:
     """Where the process ``pid`` listens; empty: it does not."""
     known = lock.read_object(state / FILE)
     port = _port(known)
-    return f"http://{HOST}:{port}" if port and known is not None and known.get("pid") == pid else ""
+    return f"http://{_host(known)}:{port}" if port and known is not None and known.get("pid") == pid else ""
+
+
+def _host(known: dict[str, Any] | None) -> str:
+    """Whoever wrote down none knew this one alone."""
+    host = (known or {}).get("host")
+    return host if isinstance(host, str) and host else _HOST
 
 
 def _port(known: dict[str, Any] | None) -> int:
@@ -95,14 +113,16 @@ def _secret(known: dict[str, Any] | None) -> bytes:
     return secret if len(secret) >= _SECRET_BYTES else b""
 
 
-def _listen_at(port: int) -> socket.socket | None:
+def _listen_at(at: ListeningAddress, port: int) -> socket.socket | None:
     """None: somebody else is there, or no port was named."""
     if not port:
         return None
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(at.family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        if at.family is socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" is for IPv4 as well
+        listener.bind((at.address, port))
         listener.listen(_BACKLOG)
         listener.setblocking(False)
     except OSError:
@@ -111,12 +131,12 @@ def _listen_at(port: int) -> socket.socket | None:
     return listener
 
 
-def _listen_anywhere() -> socket.socket:
+def _listen_anywhere(at: ListeningAddress) -> socket.socket:
     for _ in range(_TRIES):
-        listener = _listen_at(_LOWEST_PORT + secrets.randbelow(_PORTS))
+        listener = _listen_at(at, _LOWEST_PORT + secrets.randbelow(_PORTS))
         if listener is not None:
             return listener
-    raise OSError(f"no port of {HOST} can be listened at")
+    raise OSError(f"no port of {at.address} can be listened at")
 
 
 # -- what was revoked -------------------------------------------------------------------------------------------------

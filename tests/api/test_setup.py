@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from coordinator.api.diagnosis import Diagnosis, _tools, examine
 from coordinator.api.verb import NoArguments
 from coordinator.api.verbs_setup import init, settings_sheet
@@ -42,6 +44,22 @@ async def test_init_writes_what_is_missing_and_nothing_else(place: Place) -> Non
 
 def _init(root: Path, branch: str) -> None:
     subprocess.run(["git", "init", "-q", "-b", branch, str(root)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "status", "said"),
+    [
+        ("127.0.0.1", [], ""),
+        ("0.0.0.0", ["warn"], "other machines can reach it at 0.0.0.0"),
+        ("203.0.113.254", ["fail"], "no address of this machine"),
+    ],
+)
+async def test_the_doctor_says_who_can_reach_the_gateway(place: Place, host: str, status: list[str], said: str) -> None:
+    gateway = replace(place.desk.settings.gateway, enabled="on", host=host, openai_url="http://127.0.0.1:1")
+    desk = replace(place.offline, settings=replace(place.desk.settings, gateway=gateway))
+    found = [one for one in await examine(desk) if one.check == "gateway" and "[gateway] host" in one.remedy]
+    assert [one.status for one in found] == status
+    assert all(said in one.detail for one in found)
 
 
 async def test_the_doctor_names_each_thing_with_its_remedy(place: Place) -> None:

@@ -139,6 +139,18 @@ def test_no_branches(target: str) -> None:
     assert faults(f'[land]\ntarget = "{target}"\n') == [(2, "land.target")]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "box.lan"])
+def test_hosts(host: str) -> None:
+    got = read(f'[gateway]\nhost = "{host}"\nallowed_hosts = ["{host}"]\n').gateway
+    assert (got.host, got.allowed_hosts) == (host, (host,))
+
+
+@pytest.mark.parametrize("host", ["", "a b", "http://x", "x:80/", "[::1]", "*"])
+def test_no_hosts(host: str) -> None:
+    text = f'[gateway]\nhost = "{host}"\nallowed_hosts = ["box", "{host}"]\n'
+    assert faults(text) == [(2, "gateway.host"), (3, "gateway.allowed_hosts[1]")]
+
+
 @pytest.mark.parametrize("folder", ["", "/abs", "..", "../x", "a/../b", "a/..", ".", "./a", "a/"])
 def test_a_folder_outside_the_repository_is_refused(folder: str) -> None:
     assert faults(f'[paths]\ntasks = "{folder}"\n') == [(2, "paths.tasks")]

@@ -160,10 +160,10 @@ def test_doctor_and_status_say_where_calls_go(tmp_path: Path, monkeypatch: pytes
         == "anthropic at https://api.anthropic.com answers for claude-*, *, with the key of this environment"
     )
     assert verbs_status._gateway(desk) == {"url": "", "upstreams": []}
-    place.write(tmp_path, 20_123, b"s" * 32, pid=os.getpid())
+    place.write(tmp_path, "127.0.0.1", 20_123, b"s" * 32, pid=os.getpid())
     found = verbs_status._gateway(desk)
     assert found == {"url": "http://127.0.0.1:20123", "upstreams": ["https://api.anthropic.com"]}
-    place.write(tmp_path, 20_123, b"s" * 32, pid=0)
+    place.write(tmp_path, "127.0.0.1", 20_123, b"s" * 32, pid=0)
     assert verbs_status._gateway(desk)["url"] == ""
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://api.anthropic.com")

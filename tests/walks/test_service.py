@@ -137,10 +137,13 @@ def test_a_reload_takes_new_settings_and_keeps_agents_at_work(
     service.send_signal(signal.SIGHUP)
     manager.wait_for("STATUS=not reloaded: coordinator.toml:2: fleet.agents")
     assert process_start(pid) is not None
+    settings.write_text(f'{good}\n[gateway]\nhost = "203.0.113.254"\n')
+    service.send_signal(signal.SIGHUP)
+    manager.wait_for("STATUS=not reloaded: [gateway] host: '203.0.113.254' is no address of this machine")
     settings.write_text(good.replace("backoff_s = 0.1", "backoff_s = 0.2") + '\n[land]\ntarget = "elsewhere"\n')
     service.send_signal(signal.SIGHUP)
     manager.wait_for("RELOADING=1")
-    manager.wait_for("READY=1", 3)  # at first, after the refusal, after the reload
+    manager.wait_for("READY=1", 4)  # at first, after each refusal, after the reload
     assert process_start(pid) is not None
     go.touch()
     wait_until(lambda: house.states().get("slow") == "completed", 20)
