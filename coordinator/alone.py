@@ -31,18 +31,22 @@ from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.service import Supervisor
 from coordinator.kit.store import Store
+from coordinator.policy.spans import SpanPlace
 from coordinator.sdk.layout import Layout
 from coordinator.surface import terminal
 from coordinator.surface.log import EventLog, log_settings, set_up
 from coordinator.surface.metrics import exposition
+from coordinator.surface.traces import traces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from coordinator.api.command import GatewayArguments
+    from coordinator.domain.meter import Meter
     from coordinator.domain.settings import GatewaySettings, Settings
     from coordinator.kit.service import Service
+    from coordinator.surface.traces import Traces
 
 _KEYS_OF: Final = 0
 """The generation of keys that are no attempt's."""
@@ -50,18 +54,20 @@ _KEYS_OF: Final = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AloneOrder:
-    """``names`` are whom keys are made for."""
+    """``names`` are whom keys are made for, ``traces`` is the setting whether spans are sent."""
 
     names: tuple[str, ...]
     settings: GatewaySettings
+    traces: str = "off"
 
 
-def order_from(asked: GatewayArguments, settings: GatewaySettings) -> AloneOrder:
+def order_from(asked: GatewayArguments, written: Settings) -> AloneOrder:
     """What is typed comes before what is written. Raises ``BadInput``, also when there is nowhere to send a call to."""
     names = asked.name or ("local",)
     for name in names:
         if TASK_ID.fullmatch(name) is None:
             raise BadInput([Problem(file="--name", message=f"is {name!r}", expected="a name such as laptop")])
+    settings = written.gateway
     if asked.host and HOST_NAME.fullmatch(asked.host) is None:
         raise BadInput([Problem(file="--host", message=f"is {asked.host!r}", expected=HOST_RULE)])
     settings = replace(settings, enabled="on", host=asked.host or settings.host)
@@ -78,12 +84,12 @@ def order_from(asked: GatewayArguments, settings: GatewaySettings) -> AloneOrder
         )
         faults = sorted({one.fault for one in known})
         raise BadInput([Problem(file="gateway", message=fault, expected=remedy) for fault in faults])
-    return AloneOrder(names=names, settings=settings)
+    return AloneOrder(names=names, settings=settings, traces=written.traces.export)
 
 
 def at_terminal(root: Path, settings: Settings, asked: GatewayArguments, *, as_json: bool) -> int:
     """What a client needs to know is printed once, then what happens."""
-    order = order_from(asked, settings.gateway)
+    order = order_from(asked, settings)
     logging_as = log_settings(settings.log)
     set_up(logging_as, stream=sys.stderr)
 
@@ -111,11 +117,13 @@ async def run(layout: Layout, order: AloneOrder, screens: Callable[[Bus, Mapping
         store = Store.open(layout.ledger)
         book = CallBook(store)
         bus.tap(book.take)
-        gateway = _gateway(layout, order, bus, store)
+        traces = _traces(layout, order, bus)
+        gateway = _gateway(layout, order, bus, store, traces)
         supervisor = Supervisor(bus, SystemClock())
         try:
             gateway.open()
-            for service in (*screens(bus, _door(gateway, order)), book, gateway):
+            services = [*screens(bus, _door(gateway, order)), *([traces] if traces is not None else []), book, gateway]
+            for service in services:
                 supervisor.start(service)
             await stop.wait()
         finally:
@@ -125,14 +133,22 @@ async def run(layout: Layout, order: AloneOrder, screens: Callable[[Bus, Mapping
     return 0
 
 
-def _gateway(layout: Layout, order: AloneOrder, bus: Bus, store: Store) -> Gateway:
+def _traces(layout: Layout, order: AloneOrder, bus: Bus) -> Traces | None:
+    places = {one.name: SpanPlace.of(one.kind, one.url) for one in upstreams_of(order.settings, os.environ).known}
+    return traces_of(order.traces, os.environ, bus, places, repository=layout.repository, state=layout.state)
+
+
+def _gateway(layout: Layout, order: AloneOrder, bus: Bus, store: Store, traces: Traces | None) -> Gateway:
     known = {(name, _KEYS_OF): Claimant(agent=name) for name in order.names}
 
     def who(name: str, generation: int) -> Claimant | None:
         return known.get((name, generation))
 
+    def render(meters: Iterable[Meter]) -> tuple[bytes, str]:
+        return exposition([*meters, *(traces.meters() if traces is not None else ())])
+
     clock, state, origins = SystemClock(), layout.state, {"doc": folder_documents(layout.repository)}
-    return Gateway(state, order.settings, os.environ, bus, clock, store, origins=origins, render=exposition, who=who)
+    return Gateway(state, order.settings, os.environ, bus, clock, store, origins=origins, render=render, who=who)
 
 
 def _door(gateway: Gateway, order: AloneOrder) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.documents import finding_documents, revision_documents
 from coordinator.gateway.gateway import Gateway
+from coordinator.gateway.upstream import upstreams_of
 from coordinator.improve.discovery import Discovery
 from coordinator.improve.meters import discovery_meters
 from coordinator.kit import git
@@ -44,7 +45,9 @@ from coordinator.kit.clock import SystemClock
 from coordinator.kit.schedule import Ticks
 from coordinator.kit.service import Supervisor
 from coordinator.kit.store import Store
+from coordinator.policy.spans import SpanPlace
 from coordinator.surface.metrics import exposition
+from coordinator.surface.traces import traces_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from coordinator.domain.task import Task
     from coordinator.improve.folding import FoldReport
     from coordinator.sdk.layout import Layout
+    from coordinator.surface.traces import Traces
 
 _GIT_S = 30.0
 _JOURNAL_KEEP = 200_000
@@ -107,6 +111,7 @@ class Daemon:
         self.ledger = Ledger(self.store, self.bus, self.clock)
         self.calls = CallBook(self.store)
         self.bus.tap(self.calls.take)
+        self.traces = self._make_traces()
         self.gateway = self._make_gateway()
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
@@ -157,7 +162,14 @@ class Daemon:
 
     def _exposition(self, meters: Iterable[Meter]) -> tuple[bytes, str]:
         """The gateway's page shows what the other rooms count as well; asked from its thread."""
-        return exposition((*meters, *discovery_meters(self.store)))
+        spans = self.traces.meters() if self.traces is not None else ()
+        return exposition((*meters, *discovery_meters(self.store), *spans))
+
+    def _make_traces(self) -> Traces | None:
+        known = upstreams_of(self.settings.gateway, os.environ).known
+        places = {one.name: SpanPlace.of(one.kind, one.url) for one in known}
+        export, repository, state = self.settings.traces.export, self.layout.repository, self.layout.state
+        return traces_of(export, os.environ, self.bus, places, repository=repository, state=state)
 
     def _git_output(self, args: tuple[str, ...]) -> bytes:
         """For who works in a thread; the loop is the one that this daemon was made on."""

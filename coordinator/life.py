@@ -109,7 +109,8 @@ class Life:
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
         if daemon.options.self_improve:
             daemon.discovery.arrange(daemon.ticks)
-        services: list[Service] = [
+        services: list[Service] = [] if daemon.traces is None else [daemon.traces]  # stopped last: all is told to it
+        services += [
             daemon.calls,  # stopped after the gateway: what it served last is written
             daemon.gateway,
             daemon.lander,

@@ -7,6 +7,7 @@ not hide the others.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from coordinator.fleet import cards
 from coordinator.gateway.hosts import listening_address
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit import files, git, lock, process
+from coordinator.policy.trace_export import EXTRA, LIBRARIES, trace_export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +53,7 @@ async def examine(desk: Desk) -> list[Diagnosis]:
     found = [_python()]
     found += await _repository(desk)
     found += await asyncio.to_thread(lambda: [*_settings(desk), *_state(desk), *_roles(desk)])
-    found += await asyncio.to_thread(lambda: [*_gateway(desk), *_tools(desk)])
+    found += await asyncio.to_thread(lambda: [*_gateway(desk), *_traces(desk), *_tools(desk)])
     found += await asyncio.to_thread(lambda: [*_gate(desk), *_machine(desk)])
     return found
 
@@ -183,6 +185,26 @@ def _gateway(desk: Desk) -> Iterator[Diagnosis]:
     if at.open:
         detail = f"other machines can reach it at {at.literal}; what they send is not encrypted"
         yield Diagnosis("gateway", "warn", detail, 'set [gateway] host = "127.0.0.1", unless that is what you want')
+
+
+def _traces(desk: Desk) -> Iterator[Diagnosis]:
+    """Nothing, unless somebody wants them."""
+    plan = trace_export(desk.settings.traces.export, os.environ)
+    if not plan.on:
+        return
+    if plan.fault:
+        yield Diagnosis("traces", "warn", f"are not sent: {plan.fault}", 'mend it, or set [traces] export = "off"')
+    elif not all(map(_is_installed, LIBRARIES)):
+        yield Diagnosis("traces", "warn", f"are not sent to {plan.where}: OpenTelemetry is not installed", EXTRA)
+    else:
+        yield Diagnosis("traces", "ok", f"spans of attempts and model calls go to {plan.where}")
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # of what it is in
+        return False
 
 
 def _tools(desk: Desk) -> Iterator[Diagnosis]:

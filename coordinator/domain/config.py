@@ -26,6 +26,7 @@ from coordinator.domain.settings import (
     PathSettings,
     RetentionSettings,
     Settings,
+    TraceSettings,
 )
 from coordinator.domain.task import TASK_ID
 from coordinator.domain.taskfile import GLOB, LONGEST_TIMEOUT_S
@@ -84,7 +85,7 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
     problems: list[Problem] = []
     document = TomlDocument(data, text.removeprefix("\ufeff").replace("\r\n", "\n"), file)
     top = TomlTable(document, data, problems, at=at, name=".".join(at))
-    top.check_keys({"discovery", "fleet", "gate", "gateway", "land", "log", "notify", "paths", "retention"})
+    top.check_keys({"discovery", "fleet", "gate", "gateway", "land", "log", "notify", "paths", "retention", "traces"})
     settings = Settings(
         discovery=discovery_from(_table(top, "discovery", document, problems)),
         fleet=_fleet(_table(top, "fleet", document, problems)),
@@ -95,6 +96,7 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
         notify=tuple(map(_hook, top.tables("notify"))),
         paths=_paths(_table(top, "paths", document, problems)),
         retention=_retention(_table(top, "retention", document, problems)),
+        traces=_traces(_table(top, "traces", document, problems)),
     )
     if problems:
         raise BadInput(sorted(problems))
@@ -278,6 +280,11 @@ def _retention(table: TomlTable) -> RetentionSettings:
         max_bytes=table.size("max_bytes", usual.max_bytes, 0, _LARGEST_BYTES),
         rescue_days=table.number("rescue_days", usual.rescue_days, 0.0, _LONGEST_DAYS),
     )
+
+
+def _traces(table: TomlTable) -> TraceSettings:
+    table.check_keys(TraceSettings.__dataclass_fields__)
+    return TraceSettings(export=table.choice("export", TraceSettings().export, ("auto", "off", "on")))
 
 
 def card_from(text: str, file: str, role: str, standing_brief: str = "") -> RoleCard:

@@ -73,14 +73,17 @@ class AgentStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnded(Event):
-    """An attempt is over; ``ending`` is a value of ``Ending``, ``reason`` one sentence for a person."""
+    """An attempt is over; ``ending`` is a value of ``Ending``, ``reason`` one sentence for a person. ``duration_s`` is how long
+    its agent worked, ``took_s`` all from its claim to this moment, gate and landing included."""
 
     agent: str = ""
     duration_s: float = 0.0
     ending: str
     generation: int
     reason: str
+    role: str = ""
     task: str
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,12 +255,15 @@ class RequestServed(Event):
     ``status`` is the last one that was sent or meant to be sent (0: none), ``first_byte_s`` counts from the call's
     begin (0: no byte of a body came), ``wait_s`` is how much of that it was held here. Tokens and cost are the upstream's
     own figures at the price table's prices; not ``priced``: one of the two is unknown. ``collapsed`` says how it shared
-    another call's answer (empty: it did not) and ``saved_usd`` what it would have cost by itself.
+    another call's answer (empty: it did not) and ``saved_usd`` what it would have cost by itself. ``age_s``: how long ago it
+    ended when it was told. ``answer_model`` and ``finish`` are what the answer said of itself, where that was read.
     """
 
     lasting: ClassVar[bool] = False
 
+    age_s: float = 0.0
     agent: str = ""
+    answer_model: str = ""
     bytes_down: int
     bytes_up: int
     cache_read_tokens: int = 0
@@ -265,6 +271,7 @@ class RequestServed(Event):
     collapsed: str = ""
     cost_usd: float = 0.0
     ending: str
+    finish: str = ""
     first_byte_s: float
     generation: int
     input_tokens: int = 0

@@ -306,6 +306,15 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Spans for OpenTelemetry (``pip install 'agent-fleet-coordinator[otel]'``): a trace for each attempt, with its model calls.
+    Where they go is said by the standard variables, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and its kin."""
+
+    export: str = "auto"
+    """``on``, ``off``, or ``auto``: on when ``OTEL_EXPORTER_OTLP_ENDPOINT`` says where to. No prompt and no answer is in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be configured."""
 
@@ -318,3 +327,4 @@ class Settings:
     notify: tuple[NotifyHook, ...] = ()
     paths: PathSettings = field(default_factory=PathSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    traces: TraceSettings = field(default_factory=TraceSettings)

@@ -7,6 +7,7 @@ Owns one invariant: the attempt's row, the task's move and their events are one 
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.attempt import Ending
@@ -153,9 +154,9 @@ class Settling:
             self._ledger.move(entry.task.id, TaskState.PENDING, reason, **{**FRESH, "not_before": due})
 
     def _close_attempt(self, task_id: str, generation: int, ending: Ending, reason: str) -> None:
-        row = self._ledger.record(
-            task_id, generation, ended_at=self._clock.now().isoformat(), ending=ending, reason=reason
-        )
+        now = self._clock.now()
+        row = self._ledger.record(task_id, generation, ended_at=now.isoformat(), ending=ending, reason=reason)
+        claimed = datetime.fromisoformat(row.claimed_at) if row.claimed_at else now
         self._bus.publish(
             AttemptEnded(
                 task=task_id,
@@ -164,6 +165,8 @@ class Settling:
                 reason=reason,
                 agent=row.agent,
                 duration_s=row.duration_s,
+                role=row.role,
+                took_s=round(max((now - claimed).total_seconds(), row.duration_s), 3),
             )
         )
 

@@ -64,11 +64,11 @@ class Aftermath:
         self._tell_all()
 
     def _fold_some(self) -> None:
-        waiting = len(self._over)
+        now, waiting = self._clock.monotonic(), len(self._over)
         for _ in range(min(max(SLICE, waiting // SLICE), waiting)):  # more, when they come faster than they are folded
             call, ended = self._over.popleft()
             self._meters.fold(call, ended)
-            self._events.append(served_event(call, ended))
+            self._events.append(served_event(call, ended, now))
 
     def _tell_all(self) -> None:
         events, self._events = self._events, []
@@ -76,11 +76,13 @@ class Aftermath:
             self._tell(events)
 
 
-def served_event(call: Call, ended: float) -> RequestServed:
+def served_event(call: Call, ended: float, now: float) -> RequestServed:
     task, generation = call.claim
     usage = call.usage
     return RequestServed(
+        age_s=round(now - ended, 4),
         agent=call.who.agent,
+        answer_model=call.answer_model,
         bytes_down=call.bytes_down,
         bytes_up=call.bytes_up,
         cache_read_tokens=usage.cache_read_tokens,
@@ -88,6 +90,7 @@ def served_event(call: Call, ended: float) -> RequestServed:
         collapsed=call.collapsed,
         cost_usd=round(call.cost_usd, 9),
         ending=call.ending.value,
+        finish=call.finish,
         first_byte_s=round(call.first_at - call.began, 4) if call.first_at else 0.0,
         generation=generation,
         input_tokens=usage.input_tokens,

@@ -59,6 +59,7 @@ class Call:
     """One call. Times are monotonic seconds; 0.0 means not yet."""
 
     __slots__ = (
+        "answer_model",
         "asked_at",
         "began",
         "between_events",
@@ -72,6 +73,7 @@ class Call:
         "ending",
         "estimated",
         "exchange",
+        "finish",
         "first_at",
         "heard_at",
         "id",
@@ -95,6 +97,7 @@ class Call:
     )
 
     def __init__(self, claim: Claim, who: Claimant, dialect: Dialect, path: str, began: float) -> None:
+        self.answer_model = self.finish = ""
         self.asked_at = 0.0
         self.began = began
         self.between_events = False

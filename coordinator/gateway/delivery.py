@@ -161,6 +161,7 @@ class RelayDelivery:
             call.between_events = self._stopped or reader.between_events
         reader.end()
         usage = reader.usage
+        self._call.answer_model = reader.model
         if reader.estimated:
             call.estimated = True
             if not usage.prompt_tokens:

@@ -146,6 +146,8 @@ class PromptDelivery:
         if reader is None:
             return
         reader.end()
+        self._call.answer_model = reader.model
+        self._call.finish = self.finish.value if self.finish is not Finish.UNKNOWN else ""
         usage = reader.usage
         if reader.estimated:
             self._call.estimated = True

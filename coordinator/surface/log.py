@@ -33,7 +33,7 @@ _FORMATS: Final = ("text", "json")
 _LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _KEPT_BYTES: Final = 5 * 1024 * 1024
 _NOISY: Final = ("apscheduler", "filelock", "watchfiles")
-_CHATTY: Final = ("apscheduler", "watchfiles")
+_CHATTY: Final = ("apscheduler", "urllib3", "watchfiles")
 """Libraries whose info is about themselves; what they mean to us is told by events."""
 _PLAIN_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"action", "message", "asctime", "taskName"}
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.api import diagnosis
 from coordinator.api.diagnosis import Diagnosis, _tools, examine
 from coordinator.api.verb import NoArguments
 from coordinator.api.verbs_setup import init, settings_sheet
 from coordinator.domain.config import settings_from
-from coordinator.domain.settings import DiscoverySettings, Settings, ToolSettings
+from coordinator.domain.settings import DiscoverySettings, Settings, ToolSettings, TraceSettings
 from coordinator.kit.files import read_settings
 
 if TYPE_CHECKING:
@@ -60,6 +61,39 @@ async def test_the_doctor_says_who_can_reach_the_gateway(place: Place, host: str
     found = [one for one in await examine(desk) if one.check == "gateway" and "[gateway] host" in one.remedy]
     assert [one.status for one in found] == status
     assert all(said in one.detail for one in found)
+
+
+@pytest.mark.parametrize(
+    ("export", "environment", "status", "said"),
+    [
+        ("auto", {}, [], ""),
+        ("on", {}, ["ok"], "go to http://localhost:4318"),
+        ("auto", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:secret@c:1/x"}, ["ok"], "go to http://c:1"),
+        ("on", {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ["warn"], "wants grpc"),
+        ("on", {"missing": "1"}, ["warn"], "OpenTelemetry is not installed"),
+        ("off", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"}, [], ""),
+    ],
+)
+async def test_the_doctor_says_where_spans_go(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    export: str,
+    environment: dict[str, str],
+    status: list[str],
+    said: str,
+) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if "missing" in environment:
+        monkeypatch.setattr(diagnosis, "LIBRARIES", ("opentelemetry.not_there.at_all", "opentelemetry.sdk.trace"))
+    desk = replace(place.offline, settings=replace(place.desk.settings, traces=TraceSettings(export=export)))
+    found = [one for one in await examine(desk) if one.check == "traces"]
+    assert [one.status for one in found] == status
+    assert all(said in one.detail for one in found)
+    if "missing" in environment:
+        assert found[0].remedy == "pip install 'agent-fleet-coordinator[otel]'"
 
 
 async def test_the_doctor_names_each_thing_with_its_remedy(place: Place) -> None:

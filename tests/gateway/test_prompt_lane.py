@@ -345,6 +345,15 @@ async def test_each_stage_is_measured_and_counted(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.parametrize(("stop", "finish"), [("end_turn", "end"), ("max_tokens", "length"), ("odd", "")])
+async def test_how_an_answer_ended_and_who_gave_it_is_told(tmp_path: Path, stop: str, finish: str) -> None:
+    said = json.dumps({**json.loads(message("well", stop)), "model": "claude-other"}).encode()
+    async with housed(tmp_path, answering(said)) as (house, _):
+        await house.infer()
+        one = await served(house)
+        assert (one.model, one.answer_model, one.finish) == ("m0", "claude-other", finish)
+
+
 # -- what is refused ----------------------------------------------------------------------------------------------------
 
 

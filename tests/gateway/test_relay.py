@@ -157,6 +157,29 @@ async def test_whose_body_is_refused_on_its_way_hears_so_in_its_own_protocol(
         assert upstream.seen == []
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_which_model_answered_is_told_as_the_answer_says(tmp_path: Path, stream: bool) -> None:
+    """It may be another than was asked for; and when it was over is told with it."""
+    said = b'{"type":"message","model":"claude-x-20260901","usage":{"input_tokens":3,"output_tokens":2}}'
+    begin = b'event: message_start\ndata: {"type":"message_start","message":' + said + b"}\n\n"
+
+    async def script(exchange: Exchange) -> None:
+        if stream:
+            await exchange.send(SSE)
+            await exchange.chunk(begin + b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+            await exchange.send(b"0\r\n\r\n")
+        else:
+            await exchange.plain(said, more="Content-Type: application/json\r\n")
+
+    async with housed(tmp_path, script) as (house, _):
+        body = b'{"model":"claude-x","stream":%s}' % str(stream).lower().encode()
+        assert (await house.reply(body=body)).status == 200
+        await until(house.served)
+        (event,) = house.served()
+        assert (event.model, event.answer_model, event.finish) == ("claude-x", "claude-x-20260901", "")
+        assert 0 < event.age_s < 1
+
+
 async def test_bodies_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "HELD_BYTES", 100_000)
     go = asyncio.Event()

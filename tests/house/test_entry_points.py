@@ -20,6 +20,7 @@ DOORS: dict[str, str] = {
     "git": "coordinator/kit/git",
     "httptools": "coordinator/kit/wire.py",
     "msgspec": "coordinator/gateway/",
+    "opentelemetry": "coordinator/kit/otlp.py",
     "prometheus_client": "coordinator/surface/metrics.py",
     "psutil": "coordinator/kit/process.py",
     "rich": "coordinator/surface/",
@@ -105,9 +106,15 @@ def test_each_library_has_one_door() -> None:
 
 def test_doors_are_the_dependencies() -> None:
     """Each door is used, and what is declared is what is imported (ruff is run, not imported)."""
-    declared = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
     names = {line.partition(">")[0] for line in declared}
-    imported_as = {"gitpython": "git", "prometheus-client": "prometheus_client"}
+    imported_as = {
+        "gitpython": "git",
+        "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+        "opentelemetry-sdk": "opentelemetry",
+        "prometheus-client": "prometheus_client",
+    }
     assert {imported_as.get(name, name) for name in names} == {*DOORS, "ruff"}
     used = set().union(*(outside(imported(file.tree)) for file in product()))
     assert sorted(DOORS.keys() - used) == []

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.walks.house import ENVIRONMENT
+from coordinator.policy.trace_export import EXTRA
+from tests.collector import Collector
+from tests.waiting import wait_until
+from tests.walks.house import ENVIRONMENT, build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +87,67 @@ def test_that_others_can_reach_it_is_said(tmp_path: Path) -> None:
     said = [one["message"] for one in told if one["kind"] == "noticed"]
     assert len(said) == 1
     assert said[0].startswith(f"other machines can reach 0.0.0.0:{port}: ")
+
+
+def page(running: Alone, path: str) -> str:
+    connection = http.client.HTTPConnection(running.door["url"].removeprefix("http://"), timeout=20)
+    connection.request("GET", path)
+    said = connection.getresponse().read().decode()
+    connection.close()
+    return said
+
+
+def test_its_calls_are_spans_and_the_last_ones_are_sent_before_it_ends(tmp_path: Path) -> None:
+    with Collector().listening() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        with alone(tmp_path, **environment) as running:
+            assert running.call()[0] == 200
+            wait_until(lambda: collector.taken, what="the first span")
+            wait_until(
+                lambda: 'orchestrator_spans_total{outcome="sent"} 1.0' in page(running, "/metrics"), what="counted"
+            )
+            assert running.call(key="cck-0-nothing-laptop")[0] == 401
+            assert running.call()[0] == 200
+            told = running.end()
+            assert running.process.returncode == 0
+    assert [one.name for one in collector.taken] == ["chat echo", "chat echo"]
+    assert len({one.trace for one in collector.taken}) == 2
+    served = [one for one in told if one["kind"] == "request_served"]
+    assert [one.attributes["coordinator.request"] for one in collector.taken] == [one["request"] for one in served]
+    assert "Say hello" not in str(collector.taken)
+
+
+def test_a_collector_that_answers_nothing_holds_up_no_end(tmp_path: Path) -> None:
+    with Collector().listening() as collector:
+        collector.open.clear()
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_TIMEOUT": "300"}
+        with alone(tmp_path, OTEL_BSP_SCHEDULE_DELAY="1", **environment) as running:
+            assert running.call()[0] == 200
+            wait_until(lambda: collector.tries, what="a batch on its way")
+            assert [running.call()[0] for _ in range(20)] == [200] * 20
+            told = running.end()
+            assert running.process.returncode == 0
+    said = [one["message"] for one in told if one["kind"] == "noticed"]
+    assert said == [f"21 spans were not sent to {collector.url} before the end"]
+
+
+def test_what_is_missing_is_said_at_the_start_and_by_the_doctor(tmp_path: Path) -> None:
+    nothing = tmp_path / "path" / "opentelemetry"
+    nothing.mkdir(parents=True)
+    (nothing / "__init__.py").write_text("raise ModuleNotFoundError('opentelemetry')\n")
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": str(nothing.parent)}
+    with alone(tmp_path, **environment) as running:
+        assert running.call()[0] == 200
+        told = running.end()
+    said = [one["message"] for one in told if one["kind"] == "noticed"]
+    assert said == [f"no spans are sent to http://127.0.0.1:1: OpenTelemetry is not installed; {EXTRA}"]
+    house = build(tmp_path / "house")
+    argv = [sys.executable, "-m", "coordinator", "-C", str(house.top), "--json", "doctor"]
+    ended = subprocess.run(
+        argv, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+    (found,) = (one for one in json.loads(ended.stdout)["checks"] if one["check"] == "traces")
+    assert (found["status"], found["remedy"]) == ("warn", EXTRA)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.collector import Collector
 from tests.waiting import wait_until
 from tests.walks.house import ENVIRONMENT, House, build
 
@@ -120,6 +121,35 @@ def test_a_call_passes_through_is_attributed_and_shows_no_secret(house: House, p
     assert SECRET not in printed
     occasions = {(one["occasion"], one["event"].get("task", "")) for one in provider.told}
     assert occasions == {("task_landed", "t"), ("task_failed", "bad"), ("fleet_idle", ""), ("daemon_stopped", "")}
+
+
+def test_an_attempt_is_a_trace_with_its_calls(
+    house: House, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Collector().listening() as collector:
+        monkeypatch.setitem(ENVIRONMENT, "OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setitem(ENVIRONMENT, "OTEL_BSP_SCHEDULE_DELAY", "60000")
+        house.task("secret-work", f"{CALL}\n{CALL}", title="a headline that says it all")
+        house.task("bad", "echo leaked-output >&2; exit 3", max_attempts=1)
+        assert house.command("run", "--until-idle").returncode == 1
+    good, bad = (
+        next(one for one in collector.taken if one.attributes["coordinator.task"] == name and not one.parent)
+        for name in ("secret-work", "bad")
+    )
+    calls = [one for one in collector.taken if one.parent]
+    assert [(one.name, one.kind, one.failed) for one in (good, bad)] == [
+        ("invoke_agent edit", "INTERNAL", False),
+        ("invoke_agent edit", "INTERNAL", True),
+    ]
+    assert {(one.trace, one.parent, one.name, one.kind) for one in calls} == {
+        (good.trace, good.span, "chat m", "CLIENT")
+    }
+    assert len(calls) == 2
+    assert all(good.began < one.began <= one.ended < good.ended for one in calls)
+    assert {one.attributes["server.port"] for one in calls} == {provider.port}
+    assert {one.resource["coordinator.repository"] for one in collector.taken} == {"house"}
+    told = str(collector.taken) + str(collector.headers)
+    assert not [word for word in (SECRET, "cck-", "headline", "leaked-output", "forty-two") if word in told]
 
 
 def test_a_key_dies_with_its_attempt_and_lives_over_a_restart(house: House, provider: Provider) -> None:
