@@ -147,7 +147,7 @@ class Exchange:
         if self._left == _OVER:
             return
         self._unsent = self._framed(status, headers, reason, length)
-        self._wire.soon(self._flush)
+        self._wire.loop.call_soon(self._flush)
 
     def send(self, data: bytes) -> None:
         """Give more of the body to the transport, which buffers what the client does not take yet (see ``full``)."""

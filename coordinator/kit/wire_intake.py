@@ -60,7 +60,6 @@ class WireIntake(asyncio.Protocol):
         "_eof",
         "_exchange",
         "_handler",
-        "_loop",
         "_pause",
         "_reader",
         "_resume",
@@ -72,6 +71,7 @@ class WireIntake(asyncio.Protocol):
         "_unsent",
         "_waiters",
         "full",
+        "loop",
         "peer",
         "server",
         "transport",
@@ -86,7 +86,7 @@ class WireIntake(asyncio.Protocol):
         self._eof = False
         self._exchange: Exchange | None = None
         self._handler = handler
-        self._loop = loop
+        self.loop = loop
         self._pause: Callable[[], None] | None = None
         self._reader = HeadReader()
         self._resume: Callable[[], None] | None = None
@@ -146,7 +146,7 @@ class WireIntake(asyncio.Protocol):
             self._resume()
         self._wake()
         if self._state == _HELD:
-            self._loop.call_soon(self._go_on)
+            self.loop.call_soon(self._go_on)
 
     # ------------------------------------------------------------------------------------------- called by the exchange
 
@@ -170,13 +170,9 @@ class WireIntake(asyncio.Protocol):
     def on_room(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause, self._resume = pause, resume
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Have it called at the end of the loop's turn."""
-        self._loop.call_soon(call)
-
     async def room(self) -> None:
         """Wait for ``full`` to end, or for the connection's end."""
-        waiter = self._loop.create_future()
+        waiter = self.loop.create_future()
         self._waiters.append(waiter)
         await waiter
 
@@ -324,7 +320,7 @@ class WireIntake(asyncio.Protocol):
         exchange.body = body
         self._state = _SERVE
         # Made by hand: what a loop's create_task does beside it takes as long as the task.
-        exchange.task = task = asyncio.Task(self._handler.serve(exchange), loop=self._loop, name="call")
+        exchange.task = task = asyncio.Task(self._handler.serve(exchange), loop=self.loop, name="call")
         self.server.tasks.add(task)
         task.add_done_callback(exchange.served)
 
@@ -336,7 +332,7 @@ class WireIntake(asyncio.Protocol):
             self._leave()
         elif self._ahead or self._eof:
             self._state = _HELD
-            self._loop.call_soon(self._go_on)
+            self.loop.call_soon(self._go_on)
         else:
             self._state = _HEAD
 
