@@ -8,11 +8,11 @@ msgspec: its decoder skips what no struct names, and takes a fifth of the time o
 from __future__ import annotations
 
 import re
-import zlib
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from coordinator.gateway.codings import inflated
 from coordinator.gateway.dialect import Dialect, google_call
 
 if TYPE_CHECKING:
@@ -128,16 +128,7 @@ def read_envelope(dialect: Dialect, target: bytes, body: bytes) -> Envelope | No
 
 def plain_body(body: bytes, coding: bytes) -> bytes:
     """A body that came compressed, to be looked at; as it is where it did not, or cannot be inflated to ``_INFLATED_BYTES``."""
-    if coding.lower() not in (b"gzip", b"x-gzip", b"deflate"):
-        return body
-    for wbits in (47, -15):  # gzip and zlib have a head; what some call deflate has none
-        inflater = zlib.decompressobj(wbits=wbits)
-        try:
-            plain = inflater.decompress(body, _INFLATED_BYTES)
-        except zlib.error:
-            continue
-        return plain if inflater.eof else body
-    return body
+    return inflated(body, coding, _INFLATED_BYTES) if coding else body
 
 
 def why_unread(body: bytes) -> str:

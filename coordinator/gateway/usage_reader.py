@@ -9,11 +9,11 @@ on their way makes no difference to what is found in the end.
 from __future__ import annotations
 
 import re
-import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway.answer_facts import AnswerFacts
+from coordinator.gateway.codings import inflater_of
 from coordinator.gateway.dialect import Dialect
 from coordinator.gateway.facts_anthropic import AnthropicFacts
 from coordinator.gateway.facts_google import GoogleFacts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from coordinator.domain.usage import TokenUsage
     from coordinator.gateway.answer_facts import AnswerError
+    from coordinator.gateway.codings import Inflater
 
 BATCH_BYTES: Final = 16 * 1024
 """Of a stream, read together."""
@@ -61,7 +62,7 @@ def usage_reader(dialect: Dialect, *, content_type: bytes, content_encoding: byt
     """A reader for one answer; the values are those of its header fields."""
     facts = _FACTS.get(dialect, AnswerFacts)()
     coding = content_encoding.strip().lower()
-    inflater = _Inflater() if coding in (b"gzip", b"x-gzip", b"deflate") else None
+    inflater = inflater_of(coding)
     kind = _StreamReader if b"event-stream" in content_type.lower() else _WholeReader
     return kind(facts, inflater, unreadable=inflater is None and coding not in (b"", b"identity"))
 
@@ -78,7 +79,7 @@ class UsageReader:
 
     __slots__ = ("_due", "_facts", "_inflater", "_kept", "output_bytes", "unreadable")
 
-    def __init__(self, facts: AnswerFacts, inflater: _Inflater | None, *, unreadable: bool) -> None:
+    def __init__(self, facts: AnswerFacts, inflater: Inflater | None, *, unreadable: bool) -> None:
         self._due = 0
         self._facts = facts
         self._inflater = inflater
@@ -187,7 +188,7 @@ class _StreamReader(UsageReader):
         "_tokens",
     )
 
-    def __init__(self, facts: AnswerFacts, inflater: _Inflater | None, *, unreadable: bool) -> None:
+    def __init__(self, facts: AnswerFacts, inflater: Inflater | None, *, unreadable: bool) -> None:
         super().__init__(facts, inflater, unreadable=unreadable)
         self._ending = b"\n\n"
         self._events: list[bytes] = []
@@ -320,7 +321,7 @@ class _WholeReader(UsageReader):
 
     _most = WHOLE_BYTES
 
-    def __init__(self, facts: AnswerFacts, inflater: _Inflater | None, *, unreadable: bool) -> None:
+    def __init__(self, facts: AnswerFacts, inflater: Inflater | None, *, unreadable: bool) -> None:
         super().__init__(facts, inflater, unreadable=unreadable)
         self._due = 0 if unreadable else WHOLE_BYTES + 1
 
@@ -332,27 +333,3 @@ class _WholeReader(UsageReader):
     def _catch_up(self) -> None:
         self.unreadable = True
         self._pass_over()
-
-
-class _Inflater:
-    """Of gzip, zlib and, because some servers call that deflate, of the bare stream inside. One member, as on the web."""
-
-    __slots__ = ("_head", "_stream")
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._stream: zlib._Decompress | None = None
-
-    def inflate(self, data: bytes, most: int) -> tuple[bytes, bool]:
-        """What it becomes, and whether it is of no use from here on: broken, or more than ``most`` bytes."""
-        if self._stream is None:
-            data = self._head = self._head + data
-            if len(data) < 2:
-                return b"", False
-            known = data.startswith(b"\x1f\x8b") or (data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0)
-            self._stream = zlib.decompressobj(wbits=47 if known else -15)
-        try:
-            plain = self._stream.decompress(data, most)
-        except zlib.error:
-            return b"", True
-        return plain, bool(self._stream.unconsumed_tail or self._stream.unused_data)

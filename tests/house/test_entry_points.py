@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DOORS: dict[str, str] = {
     "aiohttp": "coordinator/kit/http.py",
     "apscheduler": "coordinator/kit/schedule.py",
+    "backports": "coordinator/gateway/codings.py",
+    "brotli": "coordinator/gateway/codings.py",
     "cachebox": "coordinator/gateway/response_cache.py",
     "filelock": "coordinator/kit/lock.py",
     "git": "coordinator/kit/git",
@@ -38,7 +40,8 @@ IMPURE_AT_IMPORT = ("os.environ", "os.getenv", "os.getcwd", "Path.cwd", "Path.ho
 
 
 def outside(names: set[str]) -> set[str]:
-    return names - sys.stdlib_module_names - {"", "coordinator"}
+    """``compression`` is the standard library's, from Python 3.14 on."""
+    return names - sys.stdlib_module_names - {"", "compression", "coordinator"}
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
@@ -110,6 +113,7 @@ def test_doors_are_the_dependencies() -> None:
     declared = [*project["dependencies"], *project["optional-dependencies"]["otel"]]
     names = {line.partition(">")[0] for line in declared}
     imported_as = {
+        "backports.zstd": "backports",
         "gitpython": "git",
         "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
         "opentelemetry-sdk": "opentelemetry",
