@@ -8,7 +8,7 @@ own. Finding a model's price and computing with it is ``policy.pricing``'s.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from coordinator.domain.errors import BadInput
@@ -16,6 +16,7 @@ from coordinator.domain.problem import Problem
 from coordinator.domain.toml_position import read_document
 from coordinator.domain.toml_table import TomlTable
 
+_A_DAY: Final = "a day such as 2026-11-30"
 _DEAREST_USD: Final = 1e6
 """Per million tokens: more is a slip of the pen."""
 _LONGEST_PROMPT: Final = 1 << 40
@@ -41,15 +42,24 @@ class Price:
     read.
 
     ``long`` are the rates of a whole call, output included, whose prompt has more than ``long_above_tokens`` tokens; None:
-    the length of a prompt does not matter.
+    the length of a prompt does not matter. ``later`` are those from the day ``later_from`` (ISO) on, where they were told before;
+    None: nobody has.
     """
 
     as_of: str = ""
+    later: TokenRates | None = None
+    later_from: str = ""
     long: TokenRates | None = None
     long_above_tokens: int = 0
     models: tuple[str, ...]
     rates: TokenRates
     source: str = ""
+
+    def on(self, day: str) -> Price:
+        """What it is on that day (ISO)."""
+        if self.later is None or day < self.later_from:
+            return self
+        return replace(self, later=None, later_from="", rates=self.later)
 
 
 FREE: Final = Price(
@@ -95,7 +105,7 @@ def prices_from(table: TomlTable, *, dated: bool = False) -> tuple[Price, ...]:
 
 
 def _price(table: TomlTable) -> Price:
-    table.check_keys({*_RATES, "as_of", "long", "models", "source"})
+    table.check_keys({*_RATES, "as_of", "later", "long", "models", "source"})
     expected = 'ids of models, the last sign of one may be "*"'
     models = table.texts("models", expected=expected, pattern=_MODEL)
     if not table.data.get("models"):
@@ -107,8 +117,18 @@ def _price(table: TomlTable) -> Price:
         above = longer.integer("above_tokens", 0, 1, _LONGEST_PROMPT)
         if "above_tokens" not in longer:
             longer.wrong("above_tokens", "is missing", "the longest prompt that still has the ordinary rates")
+    later, begins = table.table("later"), ""
+    if later is not None:
+        later.check_keys({*_RATES, "from"})
+        begins = later.text("from", expected=_A_DAY, pattern=_DAY)
+        if "from" not in later:
+            later.wrong("from", "is missing", _A_DAY)
+        if longer is not None:
+            table.wrong("later", "would leave open what long prompts cost then", "one of the two, long or later")
     return Price(
-        as_of=table.text("as_of", expected="a day such as 2026-11-30", pattern=_DAY),
+        as_of=table.text("as_of", expected=_A_DAY, pattern=_DAY),
+        later=_rates(later) if later is not None else None,
+        later_from=begins,
         long=_rates(longer) if longer is not None else None,
         long_above_tokens=above,
         models=models,

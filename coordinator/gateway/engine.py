@@ -104,7 +104,7 @@ class Engine:
         self.stations = [self._station(upstream) for upstream in order.upstreams if not upstream.fault]
         self._aftermath = Aftermath(clock, self.meters, order.tell)
         self._pacing = Pacing(dials, clock)
-        self._prices = Prices(settings)
+        self._prices = Prices(settings, clock.now().date())
         self._doorkeeper = Doorkeeper(
             ClaimKeys(order.secret),
             calls,
@@ -206,7 +206,9 @@ class Engine:
             now = self._clock.monotonic()
             for station in self.stations:
                 station.tick(now)
-            self.books.roll_over(self._clock.now().date())
+            today = self._clock.now().date()
+            self.books.roll_over(today)
+            self._prices.roll_over(today)
             for call in self._calls.open():
                 self._check(call, now)
 

@@ -1,6 +1,6 @@
 """What models cost here: what the settings say of an upstream or of all, else the list that ships.
 
-Owns one invariant: a price comes from one of three lists, the nearest first, or there is none.
+Owns one invariant: a price comes from one of three lists, the nearest first, as it is on this day, or there is none.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from coordinator.domain.price import price_list
 from coordinator.policy.pricing import PriceTable
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from coordinator.domain.price import Price
     from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.station import Station
@@ -21,9 +23,10 @@ _KNOWN: Final = 1000
 
 
 class Prices:
-    """By upstream and model."""
+    """By upstream and model. ``today`` is of the day (UTC) that prices are for, until ``roll_over``."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, today: date) -> None:
+        self._today = today.isoformat()
         text = files("coordinator").joinpath(FILE).read_text(encoding="utf-8")
         self._common = (settings.prices, price_list(text, FILE))
         self._found: dict[tuple[str, str], Price | None] = {}
@@ -38,5 +41,12 @@ class Prices:
             table = self._tables.get(station.name)
             if table is None:
                 table = self._tables[station.name] = PriceTable(station.upstream.settings.prices, *self._common)
-            self._found[key] = table.find(model)
+            price = table.find(model)
+            self._found[key] = price.on(self._today) if price is not None else None
         return self._found[key]
+
+    def roll_over(self, today: date) -> None:
+        """It is that day; some prices change at one."""
+        if today.isoformat() != self._today:
+            self._today = today.isoformat()
+            self._found.clear()

@@ -94,13 +94,48 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
+LATER = ENTRY.partition("[prices.long]")[0] + '[prices.later]\nfrom = "2027-01-01"\ninput = 8\noutput = 41\n'
+
+
+def test_a_price_that_was_announced_holds_from_its_day_on() -> None:
+    (price,) = price_list(LATER, "prices.toml")
+    before = price.on("2026-12-31")
+    assert (before.rates.input_usd, before.rates.cache_write_1h_usd) == (4.0, 8.0)
+    for day in ("2027-01-01", "2030-06-01"):
+        after = price.on(day)
+        assert (after.rates.input_usd, after.rates.output_usd, after.rates.cache_read_usd) == (8.0, 41.0, 8.0)
+        assert (after.models, after.on("2026-01-01")) == (price.models, after)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key"),
+    [
+        ('from = "2027-01-01"\n', "", 10, "prices[0].later.from"),
+        ('from = "2027-01-01"', 'from = "soon"', 11, "prices[0].later.from"),
+        ("output = 41\n", "", 10, "prices[0].later.output"),
+        ("output = 41", "output = 41\nabove_tokens = 1", 14, "prices[0].later.above_tokens"),
+        (
+            "[prices.later]",
+            "[prices.long]\nabove_tokens = 9\ninput = 9\noutput = 9\n[prices.later]",
+            14,
+            "prices[0].later",
+        ),
+    ],
+)
+def test_what_is_no_later_price_is_told(old: str, new: str, line: int, key: str) -> None:
+    assert (line, key) in faults(LATER.replace(old, new, 1))
+
+
 def test_the_list_that_ships_is_whole() -> None:
     prices = price_list(SHIPPED.read_text(encoding="utf-8"), "prices.toml")
     by_model = {model: price for price in prices for model in price.models}
     opus = by_model["claude-opus-5-5"].rates
     assert (opus.input_usd, opus.output_usd, opus.cache_read_usd, opus.cache_write_usd) == (4.0, 20.0, 0.2, 5.0)
     for price in prices:
-        for rates in (price.rates, price.long or price.rates):
+        if not price.rates.output_usd:  # vectors are no output
+            assert 0 < price.rates.input_usd == price.rates.cache_read_usd
+            continue
+        for rates in (price.rates, price.long or price.rates, price.later or price.rates):
             assert 0 < rates.cache_read_usd < rates.input_usd <= rates.cache_write_usd <= rates.cache_write_1h_usd
             assert rates.input_usd < rates.output_usd
         if price.long is not None:
