@@ -166,7 +166,7 @@ def _gateway(desk: Desk) -> Iterator[Diagnosis]:
         why = "is off" if desk.settings.gateway.enabled == "off" else "is off: no provider's key or URL is set here"
         yield Diagnosis("gateway", "ok", f"{why}; agents reach models by themselves")
         return
-    remedy = "set the key in the daemon's environment, or [gateway] anthropic_url or openai_url to a server without one"
+    remedy = "set the key in the daemon's environment, or [gateway] anthropic_url (openai_url, google_url) to one without a key"
     used = upstreams.in_use()
     if not used:
         yield Diagnosis("gateway", "warn", upstreams.known[0].fault, remedy)

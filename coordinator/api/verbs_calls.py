@@ -139,6 +139,7 @@ def show_door(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += [line(), line(span(f"# {name}", DIM))]
         lines += [line(f"export ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={key}")]
         lines += [line(f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}")]
+        lines += [line(f"export GOOGLE_GEMINI_BASE_URL={url} GEMINI_API_KEY={key}")]
     return [*lines, line(), line(span("`coordinator calls -f` shows each call. Ctrl-C ends it.", DIM))]
 
 

@@ -177,6 +177,7 @@ def _gateway(table: TomlTable) -> GatewaySettings:
         enabled=table.choice("enabled", usual.enabled, ("auto", "off", "on")),
         failures_to_open=table.integer("failures_to_open", usual.failures_to_open, 1, 1000),
         fleet_calls_per_s=table.number("fleet_calls_per_s", usual.fleet_calls_per_s, 0.0, 1e6),
+        google_url=table.text("google_url", usual.google_url, expected=address, longest=2048, pattern=_ADDRESS),
         hold_s=table.seconds("hold_s", usual.hold_s, 0.0, 3600.0),
         host=table.text("host", usual.host, expected=HOST_RULE, pattern=HOST_NAME),
         openai_url=table.text("openai_url", usual.openai_url, expected=address, longest=2048, pattern=_ADDRESS),

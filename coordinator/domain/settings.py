@@ -111,7 +111,7 @@ class GateSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """What model calls of agents pass through. Keys are never written here: they are in the daemon's environment
-    (``ANTHROPIC_API_KEY``, ``OPENAI_API_KEY`` and so on), and no agent sees them."""
+    (``ANTHROPIC_API_KEY``, ``OPENAI_API_KEY``, ``GEMINI_API_KEY`` and so on), and no agent sees them."""
 
     agent_calls_per_s: float = 0.0
     """Calls that one agent may begin in a second, on average; more wait. 0: as many as it likes."""
@@ -142,6 +142,8 @@ class GatewaySettings:
     pause of 60 s, a burst of errors of 30 s cost two minutes; of 3 with probes every 5 s, five seconds."""
     fleet_calls_per_s: float = 0.0
     """Calls that all agents together may begin in a second, on average; more wait. 0: as many as they like."""
+    google_url: str = ""
+    """Where calls in Google's protocol go, without ``/v1beta``. Empty: ``GOOGLE_GEMINI_BASE_URL``, else Google itself."""
     hold_s: float = 120.0
     """How long a call may be held for a limit of its upstream. Clients give a silent call up after 360 s; a longer wait is
     told as ``retry-after`` of at most 60 s, which they keep to."""
@@ -168,7 +170,7 @@ class GatewaySettings:
     total_budget_usd: float = 0.0
     """What all calls together may cost since the book was begun. 0: no limit."""
     upstreams: tuple[UpstreamSettings, ...] = ()
-    """``[[gateway.upstreams]]``; empty: what ``anthropic_url``, ``openai_url`` and the environment name."""
+    """``[[gateway.upstreams]]``; empty: what ``anthropic_url``, ``google_url``, ``openai_url`` and the environment name."""
     width: int = 256
     """Calls under way at all upstreams together."""
 

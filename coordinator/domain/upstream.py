@@ -24,6 +24,7 @@ class UpstreamKind(enum.StrEnum):
 
     ANTHROPIC = "anthropic"
     ECHO = "echo"
+    GOOGLE = "google"
     LLAMA_CPP = "llama_cpp"
     OPENAI = "openai"
     VLLM = "vllm"
@@ -45,7 +46,8 @@ class UpstreamSettings:
     key_env: str = ""
     """Name of the environment variable that holds the key. Empty: no key is sent, as servers of one's own want it."""
     kind: UpstreamKind
-    """``anthropic``, ``openai``, ``llama_cpp``, ``vllm``, or ``echo`` (embedded: answers without a model, for trying out)."""
+    """``anthropic``, ``google``, ``openai``, ``llama_cpp``, ``vllm``, or ``echo`` (embedded: answers without a model, for trying
+    out)."""
     max_concurrency: int = 0
     """Calls that it holds at once, at most; for a server of one's own the number of its slots. 0: not known; what it refuses
     teaches the limit, but a limit that is far too low is learned from nobody."""
@@ -79,6 +81,7 @@ USUAL_URLS: Final[Mapping[UpstreamKind, str]] = MappingProxyType(
     {
         UpstreamKind.ANTHROPIC: "https://api.anthropic.com",
         UpstreamKind.ECHO: "",
+        UpstreamKind.GOOGLE: "https://generativelanguage.googleapis.com",
         UpstreamKind.LLAMA_CPP: "http://localhost:8080",  # llama-server's own default port
         UpstreamKind.OPENAI: "https://api.openai.com/v1",
         UpstreamKind.VLLM: "http://localhost:8000",  # vllm serve's
@@ -93,6 +96,14 @@ def usual_upstream(kind: UpstreamKind, name: str) -> UpstreamSettings:
         case UpstreamKind.ANTHROPIC:
             return UpstreamSettings(
                 kind=kind, name=name, key_env="ANTHROPIC_API_KEY", models=("claude-*",), url_env="ANTHROPIC_BASE_URL"
+            )
+        case UpstreamKind.GOOGLE:
+            return UpstreamSettings(
+                kind=kind,
+                name=name,
+                key_env="GEMINI_API_KEY",
+                models=("gemini-*",),
+                url_env="GOOGLE_GEMINI_BASE_URL",
             )
         case UpstreamKind.OPENAI:
             return UpstreamSettings(

@@ -24,6 +24,7 @@ _LONGEST_URL: Final = 2048
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,49}")
 _ONE_WORD: Final = re.compile(r"\S+")
 _PERSON: Final = re.compile(r"[^\s\"\\]{0,50}")
+_VERSION: Final = re.compile(r"(/v1(?:beta|alpha)?)/*$")
 _HIDDEN: Final = " (it is not shown here, for it may hold a secret)"
 
 
@@ -102,8 +103,9 @@ def _url(table: TomlTable, kind: UpstreamKind) -> str:
         table.wrong("url", f"is {kind_of(value)}", _ADDRESS_RULE)
     elif value and (len(value) > _LONGEST_URL or not _ADDRESS.fullmatch(value) or not value.isprintable()):
         table.wrong("url", "is no such address" + _HIDDEN, _ADDRESS_RULE)
-    elif kind is not UpstreamKind.OPENAI and value.rstrip("/").endswith("/v1"):
-        table.wrong("url", "ends with /v1, which the path of each call begins with", "the address without /v1")
+    elif kind is not UpstreamKind.OPENAI and (version := _VERSION.search(value)) is not None:
+        told = version[1]
+        table.wrong("url", f"ends with {told}, which the path of each call begins with", f"the address without {told}")
     else:
         return value
     return ""

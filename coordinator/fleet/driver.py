@@ -153,7 +153,11 @@ class PlainDriver:
 
     def launch(self, order: Order, *, python: str) -> Launch:
         argv = tuple(python if word == "{python}" else word for word in order.command)
-        return Launch(argv=argv, drop=PROVIDER_VARIABLES if order.gateway else (), env=gateway_variables(order))
+        return Launch(
+            argv=argv,
+            drop=PROVIDER_VARIABLES if order.gateway else (),
+            env=gateway_variables(order) | google_variables(order),
+        )
 
     def reader(self, order: Order) -> Reader:
         return PlainReader()
@@ -168,6 +172,11 @@ PROVIDER_VARIABLES: Final = (
     "CLAUDE_CODE_OAUTH_TOKEN",
     "CLAUDE_CODE_USE_BEDROCK",
     "CLAUDE_CODE_USE_VERTEX",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "GOOGLE_GEMINI_BASE_URL",
+    "GOOGLE_GENAI_USE_VERTEXAI",
+    "GOOGLE_VERTEX_BASE_URL",
     "OPENAI_API_BASE",
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
@@ -186,3 +195,8 @@ def gateway_variables(order: Order) -> dict[str, str]:
         "OPENAI_API_KEY": order.key,
         "OPENAI_BASE_URL": f"{order.gateway}/v1",
     }
+
+
+def google_variables(order: Order) -> dict[str, str]:
+    """The same for Google's clients. Not for every program: some take the key for a reason to call Google itself."""
+    return {"GEMINI_API_KEY": order.key, "GOOGLE_GEMINI_BASE_URL": order.gateway} if order.gateway else {}

@@ -1,7 +1,7 @@
 """Role ``gemini``: how Google's Gemini CLI is started without anybody at the keyboard, and what its events mean.
 
 Owns one invariant: what it must not take from a repository (hooks, servers, the kind of login) is fixed in system settings,
-which come before all others. Our gateway does not speak its protocol: its calls go where the card says, with a key of its own.
+which come before all others. While our gateway runs, neither a card nor a repository decides where it calls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.fleet.call_failure import CallFailure, failure_in
-from coordinator.fleet.driver import PROVIDER_VARIABLES, Launch
+from coordinator.fleet.driver import PROVIDER_VARIABLES, Launch, gateway_variables, google_variables
 from coordinator.fleet.json_line import digest, number, object_of, screen_line, subject, table, text
 from coordinator.fleet.line_reader import LineReader, ToolCall
 
@@ -46,6 +46,7 @@ class GeminiDriver:
         folder = f"{order.home}/{order.generation}"
         settings = json.dumps(_SYSTEM, indent=2) + "\n"
         env = {"HOME": order.home, "TERM": "dumb"} | dict(order.env)
+        env |= gateway_variables(order) | google_variables(order)
         env |= {
             "GEMINI_CLI_HOME": folder,
             "GEMINI_CLI_SYSTEM_SETTINGS_PATH": f"{folder}/system.json",
@@ -67,7 +68,7 @@ class GeminiDriver:
         )
 
     def reader(self, order: Order) -> Reader:
-        return GeminiReader()
+        return GeminiReader(gateway=bool(order.gateway))
 
 
 _REFUSED: Final = re.compile(
@@ -79,8 +80,8 @@ _WRAPPED: Final = re.compile(r"\[API Error: (.*)\]", re.DOTALL)
 class GeminiReader(LineReader):
     """It tells of no model calls: what follows the answer of a tool is taken for a new one."""
 
-    def __init__(self) -> None:
-        super().__init__(gateway=False, misused=r"^Unknown argument|^Usage: gemini", remedy="GEMINI_API_KEY")
+    def __init__(self, *, gateway: bool) -> None:
+        super().__init__(gateway=gateway, misused=r"^Unknown argument|^Usage: gemini", remedy="GEMINI_API_KEY")
         self._called = True
         self._said = ""
 

@@ -32,6 +32,8 @@ class AnswerFacts:
     answer came to its proper end. ``told``: the usage is final and the upstream's own.
     """
 
+    generates = True
+    """Whether what comes is output that is paid for."""
     marks: tuple[bytes, ...] = ()
     """What stands in each event that may end a block."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from coordinator.domain.errors import Shed, ShedReason
 from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.upstream_error import ERROR_BYTES, refuses_key, told_error
 from coordinator.kit.wire import AnswerCut, NotReached
 from coordinator.policy.circuit_breaker import CallFault
 from coordinator.policy.limit_headers import pause_s, used_up_s
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from coordinator.kit.wire import RawHeaders
     from coordinator.kit.wire_client import Answer, RequestLines
     from coordinator.policy.retry_budget import RetryBudget
-
-ERROR_BYTES: Final = 1024 * 1024
-"""Of an error's body at most."""
 
 _BASE_S: Final = 0.25
 _ERROR_FIRST: Final = b"event: error"
@@ -230,8 +228,8 @@ class Courier:
 
     async def _refused(self, call: Call, station: Station, turn: int, answer: Answer | EchoAnswer) -> Failure:
         """Read what it says, and tell whom it concerns."""
-        body, now = await answer.read(ERROR_BYTES), self._clock.monotonic()
-        fields, said = _fields(answer.headers), body[:4096].decode("utf-8", "replace")
+        headers, body, said = told_error(station.upstream, answer.headers, await answer.read(ERROR_BYTES))
+        fields, now = _fields(headers), self._clock.monotonic()
         after_s = pause_s(fields, said, self._clock.now().timestamp())
         status, limit = answer.status, station.limit
         fault, usage = CallFault.CALLER, False
@@ -252,12 +250,12 @@ class Courier:
             limit.server_failed(now, after_s)
         else:
             limit.accepted(now, turn)
-        self.heard(station, f"refuses the coordinator's key ({status})" if status in (401, 403) else "")
+        self.heard(station, f"refuses the coordinator's key ({status})" if refuses_key(status, said) else "")
         failure = Failure(
             after_s=after_s,
             body=body,
             fault=fault,
-            headers=answer.headers,
+            headers=headers,
             status=status,
             usage=usage,
             why=f"it answers {status}",

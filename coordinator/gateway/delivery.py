@@ -14,6 +14,7 @@ from coordinator.gateway.books import LOOK_BYTES
 from coordinator.gateway.calls import NO_USAGE, CallEnding
 from coordinator.gateway.courier import UpRequest
 from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.google_call import google_body, google_target
 from coordinator.gateway.routing import spoken
 from coordinator.gateway.seat import AnswerHead
 from coordinator.gateway.translation import Translation
@@ -84,12 +85,23 @@ class RelayDelivery:
         self._translation = None
         head: RequestLines | None = exchange.notes.get(station)
         if head is None:
-            rest = self._rest.removeprefix(b"/v1") if kind is UpstreamKind.OPENAI else self._rest
             upstream = station.upstream
-            head = station.source.head(exchange.method, upstream.base + rest, upstream.up(exchange.headers))
+            head = station.source.head(exchange.method, self._target(station), upstream.up(exchange.headers))
             exchange.notes[station] = head
-        body = with_model(exchange.body, self._alias, call.model.encode()) if self._alias else exchange.body
-        return UpRequest(body=body, head=head)
+        if not self._alias:
+            return UpRequest(body=exchange.body, head=head)
+        named = google_body if kind is UpstreamKind.GOOGLE else with_model
+        return UpRequest(body=named(exchange.body, self._alias, call.model.encode()), head=head)
+
+    def _target(self, station: Station) -> bytes:
+        """As it is at this kind: what the address says already is left out, and what only we understand."""
+        rest = self._rest
+        match station.upstream.kind:
+            case UpstreamKind.OPENAI:
+                rest = rest.removeprefix(b"/v1")
+            case UpstreamKind.GOOGLE:
+                rest = google_target(rest, self._alias, self._call.model.encode())
+        return station.upstream.base + rest
 
     async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:
         call, translation = self._call, self._translation

@@ -22,8 +22,9 @@ WireHeaders = tuple[tuple[bytes, bytes], ...]
 LONGEST_WAIT_S: Final = 60
 """Of ``retry-after``: Claude Code gives up at once when it is told more."""
 
-_MODEL: Final = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}"
-_MODELS: Final = re.compile(rf"/v1/models(/{_MODEL}){{0,3}}".encode())
+_MODEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._:@+-]|%3[Aa]|%40|%2[Bb]){0,199}"
+"""Of a name, what stands between two slashes. No part begins with a dot, so none leads elsewhere."""
+_MODELS: Final = re.compile(rf"/v1/models(?:/{_MODEL}(?:(?:/|%2[Ff]){_MODEL}){{0,2}})?".encode())
 _GOOGLE: Final = re.compile(
     rb"/v1(?:beta|alpha)?/(?:models|tunedModels)/[A-Za-z0-9][A-Za-z0-9._+-]{0,199}:([A-Za-z]{1,40})"
 )

@@ -1,7 +1,7 @@
 """What an answer in Google's protocol tells about itself.
 
 Owns one invariant: what was thought is output, and what was read from the cache is no other input. It knows
-``generateContent`` and ``streamGenerateContent``, with ``alt=sse`` and without.
+``generateContent`` and ``streamGenerateContent``, with ``alt=sse`` and without, and embeddings.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class GoogleFacts(AnswerFacts):
         for chunk in chunks or ():
             self._take(chunk)
         if chunks is not None:
+            self.told = self.told or "input" in self._counts
             self._whole_ended(None)
 
     def _take(self, event: _GoogleEvent) -> None:
@@ -105,3 +106,11 @@ class GoogleFacts(AnswerFacts):
             output_tokens=self._noted("output") + self._noted("thoughts"),
             reasoning_tokens=self._noted("thoughts"),
         )
+
+
+class GoogleEmbeddingFacts(GoogleFacts):
+    """Vectors are no output. Some models tell what they counted, others nothing."""
+
+    generates = False
+
+    __slots__ = ()

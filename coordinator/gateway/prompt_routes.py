@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.upstream import UpstreamKind
-from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.dialect import Denial, Denied, Dialect
+from coordinator.gateway.routing import spoken
 from coordinator.policy.complexity import Tier
 from coordinator.policy.rendezvous import ranked
 
@@ -47,7 +48,8 @@ class PromptRoutes:
         models: Mapping[UpstreamKind, str] = USUAL_MODELS,
         preference: Preference | None = None,
     ) -> None:
-        named = [(station, _own_model(station) or models.get(station.upstream.kind, "")) for station in stations]
+        able = [one for one in stations if spoken(one.upstream.kind, Dialect.OPENAI_CHAT) is not None]
+        named = [(station, _own_model(station) or models.get(station.upstream.kind, "")) for station in able]
         self._models = {station.name: model for station, model in named if model}
         self._preference = preference
         self._routes = routes

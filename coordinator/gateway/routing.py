@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 _KNOWN: Final = 1000
 _ANTHROPIC: Final = frozenset({Dialect.ANTHROPIC_MESSAGES, Dialect.ANTHROPIC_COUNT, Dialect.MODELS})
 _OPENAI: Final = frozenset({Dialect.OPENAI_CHAT, Dialect.OPENAI_EMBEDDINGS, Dialect.OPENAI_RESPONSES, Dialect.MODELS})
+_GOOGLE: Final = frozenset(
+    {
+        Dialect.GOOGLE_COUNT,
+        Dialect.GOOGLE_EMBEDDINGS,
+        Dialect.GOOGLE_GENERATE,
+        Dialect.GOOGLE_MODELS,
+        Dialect.MODELS,
+    }
+)
 _SPOKEN: Final[Mapping[UpstreamKind, frozenset[Dialect]]] = {
     UpstreamKind.ANTHROPIC: _ANTHROPIC,
     UpstreamKind.ECHO: _ANTHROPIC | _OPENAI - {Dialect.OPENAI_EMBEDDINGS},
+    UpstreamKind.GOOGLE: _GOOGLE,
     UpstreamKind.LLAMA_CPP: _ANTHROPIC | _OPENAI,
     UpstreamKind.OPENAI: _OPENAI,
     UpstreamKind.VLLM: _OPENAI,

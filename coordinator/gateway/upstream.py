@@ -24,8 +24,13 @@ _OURS: Final = frozenset(
 )
 """What is the claim's or this connection's own, and never goes on. Hop-by-hop fields are the wire's."""
 _LOCAL: Final = (UpstreamKind.LLAMA_CPP, UpstreamKind.VLLM)
-_SECOND_KEY: Final[Mapping[UpstreamKind, str]] = {UpstreamKind.ANTHROPIC: "ANTHROPIC_AUTH_TOKEN"}
-"""Sent as well when it is there, as Anthropic's own clients do."""
+_SECOND_KEY: Final[Mapping[UpstreamKind, str]] = {
+    UpstreamKind.ANTHROPIC: "ANTHROPIC_AUTH_TOKEN",
+    UpstreamKind.GOOGLE: "GOOGLE_API_KEY",
+}
+"""Anthropic's is sent as well when it is there, as its own clients do; Google's when there is no other."""
+_SUBSCRIPTION: Final = "CLAUDE_CODE_OAUTH_TOKEN"
+"""What Claude agents work with who have no key. No upstream takes it, so while a gateway runs they reach nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,12 @@ class Upstream:
         fields += self.credentials
         return fields
 
+    def hushed(self, text: bytes) -> bytes:
+        """Without its keys, which some errors repeat: "Consumer 'api_key:…' has been suspended"."""
+        for _, value in self.credentials:
+            text = text.replace(value.removeprefix(b"Bearer "), b"(the key)")
+        return text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstreams:
@@ -71,17 +82,23 @@ def upstreams_of(settings: GatewaySettings, environment: Mapping[str, str]) -> U
     """What the settings list, else what they and the environment name. Keys are in the environment only."""
     described = settings.upstreams or tuple(_usual(settings, environment))
     known = tuple(_upstream(one, environment, listed=bool(settings.upstreams)) for one in described)
-    wanted = settings.enabled == "on" or (settings.enabled == "auto" and any(one.given for one in known))
+    given = [one for one in known if one.given]
+    if not settings.upstreams and environment.get(_SUBSCRIPTION, "").strip():
+        given = [
+            one for one in given if one.kind is not UpstreamKind.GOOGLE
+        ]  # many a shell has its key for other reasons
+    wanted = settings.enabled == "on" or (settings.enabled == "auto" and bool(given))
     return Upstreams(known=known, wanted=wanted)
 
 
 def _usual(settings: GatewaySettings, environment: Mapping[str, str]) -> Iterator[UpstreamSettings]:
-    """The two providers, which take whatever model they are asked for unless a server of one's own takes the rest."""
+    """The providers, which take whatever model they are asked for unless a server of one's own takes the rest."""
     own = [kind for kind in _LOCAL if environment.get(usual_upstream(kind, kind.value).url_env, "").strip()]
     rest = () if own else ("*",)
     for kind, url in (
         (UpstreamKind.ANTHROPIC, settings.anthropic_url),
         (UpstreamKind.OPENAI, settings.openai_url),
+        (UpstreamKind.GOOGLE, settings.google_url),
     ):
         usual = usual_upstream(kind, kind.value)
         yield replace(usual, models=(*usual.models, *rest), url=url)
@@ -92,8 +109,10 @@ def _usual(settings: GatewaySettings, environment: Mapping[str, str]) -> Iterato
 def _upstream(settings: UpstreamSettings, environment: Mapping[str, str], *, listed: bool) -> Upstream:
     """A provider's own address needs a key; another one, say a server on this machine, may do without."""
     kind, url = settings.kind, settings.address(environment)
-    names = [name for name in (settings.key_env, _SECOND_KEY.get(kind, "")) if name]
+    names = _key_names(settings)
     found = {name: environment.get(name, "").strip() for name in names if environment.get(name, "").strip()}
+    if kind is UpstreamKind.GOOGLE:
+        found = dict(tuple(found.items())[:1])  # two of one header are none
     odd = next((name for name, value in found.items() if not (value.isascii() and value.isprintable())), "")
     told = settings.url or environment.get(settings.url_env, "").strip()
     fault = ""
@@ -115,9 +134,19 @@ def _upstream(settings: UpstreamSettings, environment: Mapping[str, str], *, lis
     )
 
 
+def _key_names(settings: UpstreamSettings) -> list[str]:
+    """Variables that may hold its keys. Google's second stands for the usual first alone, not for a key of one's own."""
+    second = _SECOND_KEY.get(settings.kind, "")
+    if settings.kind is UpstreamKind.GOOGLE and settings.key_env != usual_upstream(settings.kind, "").key_env:
+        second = ""
+    return [name for name in (settings.key_env, second) if name]
+
+
 def _credential(kind: UpstreamKind, name: str, value: str) -> tuple[bytes, bytes]:
     if kind is UpstreamKind.ANTHROPIC and name != _SECOND_KEY[kind]:
         return b"x-api-key", value.encode()
+    if kind is UpstreamKind.GOOGLE:
+        return b"x-goog-api-key", value.encode()
     return b"Authorization", b"Bearer " + value.encode()
 
 

@@ -16,7 +16,7 @@ from coordinator.gateway.answer_facts import AnswerFacts
 from coordinator.gateway.codings import inflater_of
 from coordinator.gateway.dialect import Dialect
 from coordinator.gateway.facts_anthropic import AnthropicFacts
-from coordinator.gateway.facts_google import GoogleFacts
+from coordinator.gateway.facts_google import GoogleEmbeddingFacts, GoogleFacts
 from coordinator.gateway.facts_openai import ChatFacts, ResponsesFacts
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _TEXTS: Final = re.compile(
 
 _FACTS: Final[Mapping[Dialect, type[AnswerFacts]]] = {
     Dialect.ANTHROPIC_MESSAGES: AnthropicFacts,
-    Dialect.GOOGLE_EMBEDDINGS: GoogleFacts,
+    Dialect.GOOGLE_EMBEDDINGS: GoogleEmbeddingFacts,
     Dialect.GOOGLE_GENERATE: GoogleFacts,
     Dialect.OPENAI_CHAT: ChatFacts,
     Dialect.OPENAI_EMBEDDINGS: ChatFacts,
@@ -103,7 +103,7 @@ class UsageReader:
         told is 0."""
         self._look()
         told = self._facts.usage
-        if not self.estimated:
+        if not self.estimated or not self._facts.generates:
             return told
         return replace(told, output_tokens=max(told.output_tokens, self.tokens_so_far))
 

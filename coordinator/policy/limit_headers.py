@@ -27,6 +27,10 @@ _PIECE: Final = re.compile(
 )
 _SPAN: Final = re.compile(rf"(?:{_PIECE.pattern},? ?)+", re.IGNORECASE)
 _SAID: Final = re.compile(rf"\b(?:re)?try (?:again )?(?:in|after) ({_SPAN.pattern})(?![a-z])", re.IGNORECASE)
+# google.rpc.RetryInfo is all that Google says of a pause, in no header: "26s", "45.837906927s" (dcdpr/jp#1061, RooCodeInc#3883).
+_RETRY_INFO: Final = re.compile(r'"retryDelay" ?: ?"([0-9]{1,9}(?:\.[0-9]{1,9})?s)"')
+# Google's own CLI gives up on these, whatever pause stands beside them: "36s" of a day's quota (googleQuotaErrors.ts).
+_OF_A_DAY: Final = re.compile(r'"(?:quotaId|quota_limit)" ?: ?"[^"]{0,200}(?:PerDay|Daily)')
 _UNITS: Final[Mapping[str, float]] = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -34,8 +38,8 @@ def pause_s(headers: Mapping[str, str], message: str, epoch_s: float) -> float:
     """The pause that a refusal names, the most binding word first; 0: it names none.
 
     ``anthropic-ratelimit-unified-reset`` (epoch) where the windows of a subscription are used up; ``retry-after-ms`` (OpenAI,
-    Azure); ``retry-after`` (seconds or a date); "try again in 120ms" (OpenAI's and Google's messages); the reset of whatever
-    limit has 0 left (Anthropic: RFC 3339, OpenAI: "6m0s").
+    Azure); ``retry-after`` (seconds or a date); "try again in 120ms" (OpenAI's and Google's messages); Google's ``RetryInfo``;
+    the reset of whatever limit has 0 left (Anthropic: RFC 3339, OpenAI: "6m0s"). ``message`` may be a whole body.
     """
     if headers.get("anthropic-ratelimit-unified-status", "") in ("rate_limited", "rejected"):
         unified = _time_s(headers.get("anthropic-ratelimit-unified-reset", ""), epoch_s)
@@ -49,8 +53,20 @@ def pause_s(headers: Mapping[str, str], message: str, epoch_s: float) -> float:
         after = _kept(float(told)) if _NUMBER.fullmatch(told) else _date_s(told, epoch_s)
         if after > 0:
             return after
-    said = _SAID.search(message)
-    return (_span_s(said[1]) if said is not None else 0.0) or used_up_s(headers, epoch_s)
+    return said_pause_s(message) or used_up_s(headers, epoch_s)
+
+
+def said_pause_s(message: str) -> float:
+    """The pause that a message names by itself; of a day's quota nobody knows when it is whole again."""
+    if is_quota_of_a_day(message):
+        return 0.0
+    said = _SAID.search(message) or _RETRY_INFO.search(message)
+    return _span_s(said[1]) if said is not None else 0.0
+
+
+def is_quota_of_a_day(message: str) -> bool:
+    """Whether it tells of a limit by the day, in Google's names of limits."""
+    return _OF_A_DAY.search(message) is not None
 
 
 def used_up_s(headers: Mapping[str, str], epoch_s: float) -> float:

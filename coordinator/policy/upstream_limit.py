@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from coordinator.policy.learned_limit import UNLIMITED, LearnedLimit, LearnedPace
+from coordinator.policy.limit_headers import is_quota_of_a_day, said_pause_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,12 +63,16 @@ _AT_ONCE: Final = re.compile(
     re.IGNORECASE,
 )
 # OpenAI: insufficient_quota, "You exceeded your current quota, please check your plan and billing details", and no
-# retry-after (langchainjs#1929); codex: usage_limit_reached; Anthropic: "workspace spend limit", "credit balance is too low".
+# retry-after (langchainjs#1929); codex: usage_limit_reached; Anthropic: "workspace spend limit", "credit balance is too low";
+# Google: "prepayment credits are depleted" (JeffOtano/roni#125).
 _USED_UP: Final = re.compile(
-    r"usage[_ -]?limit|\bquota\b|_quota\b|spend(ing)? limit|credit balance|insufficient (funds|credit)", re.IGNORECASE
+    r"usage[_ -]?limit|\bquota\b|_quota\b|spend(ing)? (limit|cap)|credit balance|insufficient (funds|credit)"
+    r"|credits are depleted",
+    re.IGNORECASE,
 )
-# Google says "exceeded your current quota" of its limits by the minute as well: "Please retry in 22.6s".
-_SOON: Final = re.compile(r"\b(re)?try (again )?(in|after) [\d.]+ ?(ms|milli|s\b|sec)", re.IGNORECASE)
+# Google says "exceeded your current quota" of its limits by the minute as well, and names these or a pause; "Resource has been
+# exhausted (e.g. check quota)" is what it says for a moment (gemini-cli#19976, OmniRoute#4810).
+_SOON: Final = re.compile(r'"quotaId" ?: ?"[^"]{0,200}PerMinute|\bresource has been exhausted\b', re.IGNORECASE)
 _REJECTED: Final = frozenset({"rate_limited", "rejected"})
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
@@ -77,13 +82,16 @@ def kind_of_429(headers: Mapping[str, str], message: str) -> RefusalKind:
 
     The windows of 5 hours and 7 days of a subscription at Anthropic say ``anthropic-ratelimit-unified-status: rejected``,
     often with a ``retry-after`` of hours (CLIProxyAPI#3148, litellm#37767). Limits by the minute leave 0 in a header
-    ``anthropic-ratelimit-*-remaining`` or ``x-ratelimit-remaining-*``, or name a pause of seconds.
+    ``anthropic-ratelimit-*-remaining`` or ``x-ratelimit-remaining-*``, or name a pause of seconds. Google tells all of it in the
+    body: which limit, and a pause that is not to be believed where the limit is the day's.
     """
     if _AT_ONCE.search(message) or "parallel" in headers.get("rate_limit_type", ""):
         return RefusalKind.CONCURRENCY
     said = headers.get("retry-after", "")
-    pause_s = float(said) if _SECONDS.fullmatch(said) else 0.0
+    pause_s = float(said) if _SECONDS.fullmatch(said) else said_pause_s(message)
     if headers.get("anthropic-ratelimit-unified-status", "") in _REJECTED or pause_s > LONGEST_WINDOW_S:
+        return RefusalKind.USAGE
+    if is_quota_of_a_day(message):
         return RefusalKind.USAGE
     by_the_minute = pause_s > 0 or _SOON.search(message) or any(map(_is_bare, headers.items()))
     if _USED_UP.search(message) and not by_the_minute:

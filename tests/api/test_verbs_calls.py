@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.api import view
 from coordinator.api.verb import arguments_from
+from coordinator.api.verbs_calls import show_door
 from coordinator.domain.event import RequestServed
 from coordinator.gateway.book import CallBook
 from tests.api.test_verbs import VERBS, ask, shown, stream
@@ -151,3 +152,14 @@ async def test_many_tasks_are_cut_short_and_that_is_said(place: Place, clerk: Cl
     reply = await ask(place, "spend", live=False)
     assert len(reply.data["tasks"]) == 25
     assert "and 5 more: coordinator spend --json" in shown(place, "spend", reply)
+
+
+def test_the_door_says_what_clients_of_each_protocol_are_to_be_told() -> None:
+    data = {"url": "http://127.0.0.1:8", "upstreams": {"google": "https://g"}, "keys": {"local": "cck-1"}}
+    said = "\n".join("".join(span.text for span in line) for line in show_door(data, 80))
+    for words in (
+        "ANTHROPIC_BASE_URL=http://127.0.0.1:8 ANTHROPIC_API_KEY=cck-1",
+        "OPENAI_BASE_URL=http://127.0.0.1:8/v1 OPENAI_API_KEY=cck-1",
+        "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8 GEMINI_API_KEY=cck-1",
+    ):
+        assert f"export {words}" in said

@@ -60,6 +60,7 @@ def test_a_kind_knows_its_environment_address_and_price() -> None:
     assert {kind.value: (one.key_env, one.url_env, one.address({})) for kind, one in named.items()} == {
         "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
         "echo": ("", "", ""),
+        "google": ("GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com"),
         "llama_cpp": ("", "LLAMA_CPP_URL", "http://localhost:8080"),
         "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL", "https://api.openai.com/v1"),
         "vllm": ("", "VLLM_URL", "http://localhost:8000"),
@@ -198,6 +199,12 @@ def test_what_may_be_a_secret_is_told_and_not_shown(line: str, key: str) -> None
 def test_an_address_that_would_say_v1_twice_is_told() -> None:
     assert faults(entry('url = "http://gpu:8000/v1"')) == [(4, "gateway.upstreams[0].url")]
     assert faults(entry('url = "http://gpu:8000/v1/"', kind="anthropic")) == [(4, "gateway.upstreams[0].url")]
+    for version in ("v1", "v1beta", "v1beta/"):
+        (found,) = parse(entry(f'url = "http://proxy:8000/{version}"', kind="google"))[1]
+        assert (found.key, found.expected) == (
+            "gateway.upstreams[0].url",
+            f"the address without /{version.rstrip('/')}",
+        )
     assert read(entry('url = "https://proxy.example/v1"', kind="openai"))[0].url == "https://proxy.example/v1"
 
 

@@ -71,12 +71,15 @@ def ended(driver: str, *lines: dict[str, Any] | str | bytes, how: Ended = OVER) 
 
 @pytest.mark.parametrize("driver", ALL)
 def test_with_a_gateway_its_key_and_address_are_the_orders(driver: str) -> None:
-    made = launch(driver, gateway=GATEWAY, key="key-1", env=(("OPENAI_API_KEY", "of the card"),))
+    own = (("OPENAI_API_KEY", "of the card"), ("GEMINI_API_KEY", "of the card"), ("GOOGLE_GEMINI_BASE_URL", "http://x"))
+    made = launch(driver, gateway=GATEWAY, key="key-1", env=own)
     assert {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"} <= set(made.drop)
-    if driver != "gemini":  # which our gateway does not understand
-        assert made.env["OPENAI_API_KEY"] == "key-1"
-        everything = " ".join([*made.argv, *made.env.values(), *(text for _, text in made.files)])
-        assert f"{GATEWAY}/v1" in everything
+    assert {"GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL"} <= set(made.drop)
+    assert made.env["OPENAI_API_KEY"] == "key-1"
+    everything = " ".join([*made.argv, *made.env.values(), *(text for _, text in made.files)])
+    assert f"{GATEWAY}/v1" in everything
+    if driver == "gemini":
+        assert (made.env["GEMINI_API_KEY"], made.env["GOOGLE_GEMINI_BASE_URL"]) == ("key-1", GATEWAY)
     assert "key-1" not in " ".join(made.argv), "others see an argument"
 
 
@@ -400,6 +403,25 @@ def api_error(message: str, code: int, status: str) -> dict[str, Any]:
 def test_gemini_fails_with_a_name(line: dict[str, Any], code: int, reason: str) -> None:
     said = ended("gemini", INIT, line, how=Ended(code=code, now=NOW))
     assert (said.outcome, said.reason) == (Outcome.FAILED, reason)
+
+
+def test_gemini_without_a_gateway_calls_as_its_card_says() -> None:
+    own = (("GEMINI_API_KEY", "of the card"), ("GOOGLE_GEMINI_BASE_URL", "http://proxy"))
+    made = launch("gemini", env=own)
+    assert made.drop == ()
+    assert (made.env["GEMINI_API_KEY"], made.env["GOOGLE_GEMINI_BASE_URL"]) == ("of the card", "http://proxy")
+    assert not {"GEMINI_API_KEY", "OPENAI_API_KEY"} & set(launch("gemini").env)
+
+
+def test_gemini_knows_what_our_gateway_says() -> None:
+    spent = api_error("coordinator: the task's budget: $1.00", 402, "FAILED_PRECONDITION")
+    assert ended("gemini", INIT, spent, how=Ended(code=146, now=NOW)).reason == "over_budget"
+    revoked = api_error("coordinator: the key of attempt 1 at t was revoked", 403, "PERMISSION_DENIED")
+    assert ended("gemini", INIT, revoked, how=Ended(code=147, now=NOW)).reason == "unavailable"
+    refused, through = api_error("no", 401, "UNAUTHENTICATED"), "calls go through its gateway"
+    assert through not in ended("gemini", INIT, refused, how=Ended(code=145, now=NOW)).summary
+    followed = read("gemini", INIT, refused, gateway=GATEWAY, key="k")
+    assert through in followed.conclude(Ended(code=145, now=NOW)).summary
 
 
 def test_gemini_without_a_key_says_so_where_it_complains() -> None:

@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.domain.upstream import UpstreamKind, UpstreamSettings
 from tests.gateway.rig import SSE
+from tests.gateway.scripted_google import (
+    asks_for_stream,
+    google_failed,
+    google_models,
+    google_refused,
+    google_streamed,
+    google_whole,
+    is_google,
+)
 from tests.real.upstream import Refuse, Say, Silence
 
 if TYPE_CHECKING:
@@ -53,7 +62,12 @@ class Scripted:
     async def __call__(self, exchange: Exchange) -> None:
         path = exchange.target.partition("?")[0]
         if path.endswith("/models"):
-            await exchange.plain(dumps(MODELS), more=JSON)
+            google = exchange.header("x-goog-api-client") or path.startswith("/v1beta/")
+            listed = {"models": google_models("model-a", "model-b")} if google else MODELS
+            await exchange.plain(dumps(listed), more=JSON)
+            return
+        if path.endswith(":countTokens"):
+            await exchange.plain(dumps({"totalTokens": 42}), more=JSON)
             return
         if path.endswith("/count_tokens"):
             await exchange.plain(dumps({"input_tokens": 42}), more=JSON)
@@ -61,7 +75,8 @@ class Scripted:
         asked = json.loads(exchange.body)
         self.asked.append(asked)
         number = len(self.asked)
-        await answered(exchange, self._lines[min(number, len(self._lines)) - 1], number, bool(asked.get("stream")))
+        stream = bool(asked.get("stream")) or asks_for_stream(path)
+        await answered(exchange, self._lines[min(number, len(self._lines)) - 1], number, stream)
 
 
 async def answered(exchange: Exchange, line: Line, number: int, stream: bool) -> None:
@@ -121,6 +136,8 @@ def dumps(value: object) -> bytes:
 
 
 def refused(path: str, line: Refuse) -> bytes:
+    if is_google(path):
+        return google_refused(line)
     error: dict[str, Any] = {"type": line.kind, "message": line.message}
     if path.endswith("/messages"):
         return dumps({"type": "error", "error": error})
@@ -129,6 +146,8 @@ def refused(path: str, line: Refuse) -> bytes:
 
 def failed(path: str, message: str) -> bytes:
     """An error in the middle of a stream."""
+    if is_google(path):
+        return google_failed(message)
     body = json.loads(refused(path, Refuse(529, message, "overloaded_error")))
     if path.endswith("/messages"):
         return _named("error", body)
@@ -139,6 +158,8 @@ def failed(path: str, message: str) -> bytes:
 
 def streamed(path: str, say: Say, number: int) -> Sequence[bytes]:
     """What ``say`` is in the protocol of ``path``, one item for each event."""
+    if is_google(path):
+        return google_streamed(say, number)
     if path.endswith("/messages"):
         return [_named(event["type"], event) for event in _messages(say, number)]
     if path.endswith("/responses"):
@@ -150,6 +171,8 @@ def streamed(path: str, say: Say, number: int) -> Sequence[bytes]:
 
 
 def whole(path: str, say: Say, number: int) -> bytes:
+    if is_google(path):
+        return google_whole(say, number)
     if path.endswith("/messages"):
         events = say.events(number)
         return dumps({**events[0]["message"], "content": _blocks(say, number), **events[-2]["delta"], **_usage(events)})
@@ -282,8 +305,15 @@ def _text_item(say: Say, number: int, events: list[tuple[str, dict[str, Any]]]) 
 # -- upstreams of each kind --------------------------------------------------------------------------------------------
 
 
+KEYS = {
+    UpstreamKind.ANTHROPIC: "ANTHROPIC_API_KEY",
+    UpstreamKind.GOOGLE: "GEMINI_API_KEY",
+    UpstreamKind.OPENAI: "OPENAI_API_KEY",
+}
+
+
 def described(kind: UpstreamKind, url: str, name: str = "up", models: tuple[str, ...] = ("*",), **more: Any) -> Any:
     """Settings of one upstream at ``url``, as its own clients take it."""
-    key = {UpstreamKind.ANTHROPIC: "ANTHROPIC_API_KEY", UpstreamKind.OPENAI: "OPENAI_API_KEY"}.get(kind, "")
+    key = KEYS.get(kind, "")
     where = "" if kind is UpstreamKind.ECHO else f"{url}/v1" if kind is UpstreamKind.OPENAI else url
     return UpstreamSettings(kind=kind, name=name, url=where, models=models, key_env=key, **more)

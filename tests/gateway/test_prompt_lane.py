@@ -728,6 +728,12 @@ async def test_aliases_models_and_none(tmp_path: Path) -> None:
         assert got["status"] == 404
         assert "names no model" in got["error"]["message"]
         assert {one.ending for one in [await served(house, 2)]} == {"refused"}
+    google = replace(usual_upstream(UpstreamKind.GOOGLE, "gem"), url="http://127.0.0.1:9", models=("gemini-x",))
+    echo = replace(usual_upstream(UpstreamKind.ECHO, "echo"), models=("m0",))
+    async with PromptHouse(tmp_path / "c", upstreams=[google, echo]) as house:
+        for prompt in ("short", HARD):  # the hard one would go to a provider's model first
+            assert (await house.infer(prompt))["model"] == "m0"
+        assert (await house.infer(model="gemini-x"))["status"] == 404
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,11 @@ KEY = {"ANTHROPIC_API_KEY": "k"}
         ("auto", {"ANTHROPIC_AUTH_TOKEN": "t"}, True),
         ("auto", {"OPENAI_API_KEY": "o"}, True),
         ("auto", {"ANTHROPIC_BASE_URL": "http://127.0.0.1:8080"}, True),
+        ("auto", {"GEMINI_API_KEY": "g"}, True),
+        ("auto", {"GOOGLE_API_KEY": "g"}, True),
+        ("auto", {"GEMINI_API_KEY": "g", "CLAUDE_CODE_OAUTH_TOKEN": "s"}, False),
+        ("auto", {**KEY, "GEMINI_API_KEY": "g", "CLAUDE_CODE_OAUTH_TOKEN": "s"}, True),
+        ("on", {"GEMINI_API_KEY": "g", "CLAUDE_CODE_OAUTH_TOKEN": "s"}, True),
         ("off", KEY, False),
         ("on", {}, True),
     ],
@@ -52,16 +58,23 @@ def known(environment: Mapping[str, str], **settings: Any) -> dict[str, Known]:
 
 def test_settings_come_before_the_environment() -> None:
     environment = {**KEY, "ANTHROPIC_BASE_URL": "http://env:1/", "OPENAI_BASE_URL": "http://env:2/v1"}
+    environment["GOOGLE_GEMINI_BASE_URL"] = "http://env:3/gemini/"
     found = known(environment, anthropic_url="http://set:1/prefix/")
     assert (found["anthropic"].url, found["anthropic"].base) == ("http://set:1/prefix", b"/prefix")
     assert (found["openai"].url, found["openai"].base) == ("http://env:2/v1", b"/v1")
+    assert (found["google"].url, found["google"].base) == ("http://env:3/gemini", b"/gemini")
+    assert known(environment, google_url="http://set:3")["google"].url == "http://set:3"
     usual = known({**KEY, "OPENAI_API_KEY": "o"})
-    assert [one.url for one in usual.values()] == ["https://api.anthropic.com", "https://api.openai.com/v1"]
+    assert [one.url for one in usual.values()] == [
+        "https://api.anthropic.com",
+        "https://api.openai.com/v1",
+        "https://generativelanguage.googleapis.com",
+    ]
 
 
 def test_a_server_of_ones_own_takes_the_models_that_no_provider_has() -> None:
     found = known({**KEY, "LLAMA_CPP_URL": "http://127.0.0.1:8080"})
-    assert list(found) == ["anthropic", "openai", "llama_cpp"]
+    assert list(found) == ["anthropic", "openai", "google", "llama_cpp"]
     assert [one.settings.models for one in found.values() if "*" in one.settings.models] == [("*",)]
     assert found["llama_cpp"].url == "http://127.0.0.1:8080"
     assert "*" in known(KEY)["anthropic"].settings.models
@@ -104,6 +117,31 @@ def test_both_kinds_of_key_are_sent_and_none_is_printed() -> None:
     assert "token-1" not in repr(both)
 
 
+def test_google_gets_one_key_the_second_where_there_is_no_first() -> None:
+    first, second = {"GEMINI_API_KEY": "key-1"}, {"GOOGLE_API_KEY": "key-2"}
+    for environment, key in (({**first, **second}, b"key-1"), (first, b"key-1"), (second, b"key-2")):
+        google = known(environment)["google"]
+        sent = google.up(((b"X-Goog-Api-Key", b"cck"), (b"authorization", b"Bearer cck"), (b"x-goog-x", b"y")))
+        assert sent == [(b"x-goog-x", b"y"), (b"x-goog-api-key", key)]
+        assert "key-" not in repr(google)
+    odd = known({"GEMINI_API_KEY": "a\nb", **second}, enabled="on")["google"]
+    assert (odd.fault, odd.credentials) == ("the coordinator's GEMINI_API_KEY has signs in it that cannot be sent", ())
+
+
+def test_googles_second_key_is_no_substitute_for_one_of_ones_own() -> None:
+    usual = usual_upstream(UpstreamKind.GOOGLE, "team")
+    for key_env, sent in (("TEAM_KEY", ()), ("", ()), ("GEMINI_API_KEY", ((b"x-goog-api-key", b"key-2"),))):
+        described = replace(usual, key_env=key_env, url="http://127.0.0.1:1")
+        found = known({"GOOGLE_API_KEY": "key-2"}, upstreams=(described,))["team"]
+        assert (found.credentials, found.fault) == (sent, "")
+
+
+def test_a_listed_upstream_of_googles_is_meant_whatever_else_there_is() -> None:
+    described = usual_upstream(UpstreamKind.GOOGLE, "team")
+    environment = {"GEMINI_API_KEY": "g", "CLAUDE_CODE_OAUTH_TOKEN": "s"}
+    assert upstreams_of(GatewaySettings(upstreams=(described,)), environment).wanted
+
+
 async def test_no_key_is_said_in_a_way_that_ends_the_client(tmp_path: Path) -> None:
     async with House(tmp_path, "https://api.anthropic.com", environment={}, openai_url="") as house:
         got = await house.reply()
@@ -142,6 +180,9 @@ def test_doctor_and_status_say_where_calls_go(tmp_path: Path, monkeypatch: pytes
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_AUTH_TOKEN",
         "ANTHROPIC_BASE_URL",
+        "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+        "GOOGLE_GEMINI_BASE_URL",
         "OPENAI_API_KEY",
         "OPENAI_BASE_URL",
     ):

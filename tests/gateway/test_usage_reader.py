@@ -732,6 +732,10 @@ def test_embeddings_have_input_only() -> None:
     body = {"object": "list", "model": "e", "data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}}
     reader = read(Dialect.OPENAI_EMBEDDINGS, [json.dumps(body).encode()], JSON)
     assert (reader.usage, reader.estimated, reader.model) == (TokenUsage(input_tokens=8), False, "e")
+    vectors = {"embeddings": [{"values": [0.125] * 768}]}
+    for told, usage in (({"usageMetadata": {"promptTokenCount": 8}}, TokenUsage(input_tokens=8)), ({}, TokenUsage())):
+        reader = read(Dialect.GOOGLE_EMBEDDINGS, [json.dumps({**vectors, **told}).encode()], JSON)
+        assert (reader.usage, reader.estimated, reader.finished) == (usage, not told, True)
 
 
 @pytest.mark.parametrize(

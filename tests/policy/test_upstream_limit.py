@@ -28,6 +28,11 @@ from coordinator.policy.upstream_limit import (
 )
 
 ANTHROPIC = '{"type":"error","error":{"type":"rate_limit_error","message":"%s"},"request_id":"req_1"}'
+GOOGLE = (
+    '{"error":{"code":429,"message":"You exceeded your current quota, please check your plan and billing details.",'
+    '"status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":'
+    '[{"quotaId":"%s"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"%s"}]}}'
+)
 OPENAI = '{"error":{"message":"%s","type":"%s","param":null,"code":"%s"}}'
 
 
@@ -105,6 +110,21 @@ OPENAI = '{"error":{"message":"%s","type":"%s","param":null,"code":"%s"}}'
             RefusalKind.RATE,
         ),
         ({"retry-after": "20"}, "You exceeded your current quota", RefusalKind.RATE),
+        ({}, GOOGLE % ("GenerateContentInputTokensPerModelPerMinute-FreeTier", "26s"), RefusalKind.RATE),
+        ({}, GOOGLE % ("GenerateContentInputTokensPerModelPerMinute-FreeTier", ""), RefusalKind.RATE),
+        ({}, GOOGLE % ("SomethingElse", "26s"), RefusalKind.RATE),
+        ({}, GOOGLE % ("SomethingElse", "21599.960323804s"), RefusalKind.USAGE),
+        ({}, GOOGLE % ("SomethingElse", ""), RefusalKind.USAGE),
+        ({}, GOOGLE % ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", "36s"), RefusalKind.USAGE),
+        (
+            {},
+            '{"error":{"message":"Resource has been exhausted (e.g. check quota).","status":"RESOURCE_EXHAUSTED"}}',
+            RefusalKind.RATE,
+        ),
+        ({}, "No capacity available for model gemini-3-flash-preview on the server", RefusalKind.RATE),
+        ({}, "Your prepayment credits are depleted.", RefusalKind.USAGE),
+        ({}, "Your project has exceeded its monthly spending cap.", RefusalKind.USAGE),
+        ({}, "You exceeded your usage limit. Try again in 3 hours.", RefusalKind.USAGE),
         ({"x-ratelimit-remaining-tokens": "0"}, "over the quota of this minute", RefusalKind.RATE),
         ({"x-ratelimit-remaining-tokens": "-1"}, "over your quota", RefusalKind.USAGE),
         ({}, "Max parallel request limit reached", RefusalKind.CONCURRENCY),

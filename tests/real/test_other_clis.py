@@ -37,7 +37,6 @@ class Program:
 
     arguments: tuple[str, ...] = ()
     model: str = ""
-    gateway: bool = True
     lines: tuple[Line, ...] = (WORK, Text("All done."))
     calls: int = 2
     path: str = "/v1/chat/completions"
@@ -53,7 +52,6 @@ PROGRAMS: Mapping[str, Program] = {
     "codex": Program(model="gpt-scripted", path="/v1/responses"),
     "gemini": Program(
         arguments=("--approval-mode", "yolo"),
-        gateway=False,
         model="gemini-2.5-pro",
         path="/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
     ),
@@ -76,19 +74,17 @@ class Bench:
         self.number += 1
         with ScriptedModels(*script) as models:
             task, base = f"t{self.number}", f"{models.url}/agents/t{self.number}/1"
-            access: dict[str, Any] = {"gateway": base, "key": KEY}
-            if not program.gateway:
-                access = {"env": (("GEMINI_API_KEY", KEY), ("GOOGLE_GEMINI_BASE_URL", base))}
             order = {
                 "brief": "Make made.txt.",
                 "command": (name, *program.arguments),
                 "driver": name,
+                "gateway": base,
                 "home": str(self.home),
+                "key": KEY,
                 "memory_bytes": 8 * 2**30,
                 "model": program.model,
                 "session": str(uuid.uuid4()),
                 "timeout_s": 60.0,
-                **access,
                 **more,
             }
             made = offer(self.layout, task, **order)
@@ -230,8 +226,16 @@ def test_a_limit_that_is_used_up_is_a_rate_limit(bench: Bench) -> None:
     assert (result.outcome, result.reason) == ("failed", "rate_limited"), bench.said
 
 
+def test_gemini_calls_by_itself_where_no_gateway_runs(bench: Bench) -> None:
+    with ScriptedModels(WORK, Text("All done.")) as models:
+        env = (("GEMINI_API_KEY", "key-of-the-card"), ("GOOGLE_GEMINI_BASE_URL", models.url))
+        result, _ = bench.run("gemini", Text("never asked"), env=env, gateway="", key="")
+        assert (result.outcome, result.summary) == ("done", "All done."), bench.said
+        assert {one.key for one in models.asked} == {"key-of-the-card"}
+
+
 def test_a_login_that_is_not_there_is_named(bench: Bench) -> None:
-    result, asked = bench.run("gemini", Text("ok"), env=())
+    result, asked = bench.run("gemini", Text("ok"), env=(), gateway="", key="")
     assert (result.reason, asked) == ("login_missing", []), bench.said
     assert "GEMINI_API_KEY" in result.summary
 
