@@ -73,6 +73,12 @@ class Asked:
                 self.fly = None
                 self.kept.clear()
 
+    def shut(self, _: object = None) -> bool:
+        """Its caller leaves, or may not have an answer any more: nobody joins a call that ends. Always False: it has nobody
+        for whose sake it would go on."""
+        self.fly = None
+        return False
+
     def takes(self, who: object) -> bool:
         """Whether that one may join."""
         return self.flight.takes(who) if self.flight is not None else self.fly is not None

@@ -169,7 +169,9 @@ class Sharing:
     ) -> None:
         """Others may join this call from now on."""
         offer = _Offer(self, call, exchange, question, delivery, price)
-        delivery.member = self.deduplicator.offer(question, offer.fly)
+        delivery.member = member = self.deduplicator.offer(question, offer.fly)
+        if member is not None:
+            exchange.on_gone = call.leave = member.shut
 
     def bill(self, flight: Flight, delivery: RelayDelivery, price: Price | None) -> None:
         """It will have to be said who pays for that."""

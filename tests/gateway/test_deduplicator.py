@@ -187,6 +187,17 @@ async def test_other_protocols_share_the_very_same_bytes_alone(rig: Rig) -> None
     assert found[1].given == reader.given
 
 
+async def test_nobody_joins_a_call_whose_caller_has_just_left(rig: Rig) -> None:
+    """Its task ends at the loop's next turn; who joined it until then would be told a part, and a break."""
+    asked = question(ANN)
+    member = rig.table.offer(asked, lambda: rig.fly(asked, Reader()))
+    assert member is not None
+    assert member.shut() is False, "nothing goes on for others"
+    assert rig.join(question(BEN)) is None
+    rig.table.withdraw(member)
+    assert len(rig.table) == 0
+
+
 async def test_hashes_prove_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("question", "sameness"):
         monkeypatch.setattr(f"coordinator.gateway.{module}.raw_key", lambda _: b"the same for all")
