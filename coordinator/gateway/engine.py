@@ -24,6 +24,7 @@ from coordinator.gateway.doorkeeper import Doorkeeper
 from coordinator.gateway.echo import EchoOrigin
 from coordinator.gateway.keys import ClaimKeys
 from coordinator.gateway.meters import Meters, budget_meters, standing_meters
+from coordinator.gateway.model_inquiry import ModelInquiry
 from coordinator.gateway.pacing import Pacing
 from coordinator.gateway.pages import Pages
 from coordinator.gateway.prices import Prices
@@ -145,6 +146,14 @@ class Engine:
             courier=self._courier,
             dials=self.dials,
             doorkeeper=self._doorkeeper,
+            inquiry=ModelInquiry(
+                self._clock,
+                aliases=self._order.settings.aliases,
+                books=self.books,
+                courier=self._courier,
+                pacing=self._pacing,
+                routes=self._routes,
+            ),
             pacing=self._pacing,
             pages=self._pages.protocol,
             prices=self._prices,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.upstream import UpstreamKind
 from coordinator.gateway import fast_json
 from coordinator.gateway.calls import NO_USAGE, Call, CallEnding
 from coordinator.gateway.delivery import RelayDelivery
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.courier import Courier
     from coordinator.gateway.dials import Dials
     from coordinator.gateway.doorkeeper import CallAddress, Doorkeeper
+    from coordinator.gateway.model_inquiry import ModelInquiry
     from coordinator.gateway.pacing import Pacing
     from coordinator.gateway.prices import Prices
     from coordinator.gateway.retrieval import Retrieval
@@ -67,6 +67,7 @@ class Relay:
         courier: Courier,
         dials: Dials,
         doorkeeper: Doorkeeper,
+        inquiry: ModelInquiry,
         pacing: Pacing,
         pages: Callable[[], asyncio.Protocol],
         prices: Prices,
@@ -82,6 +83,7 @@ class Relay:
         self._dials = dials
         self._doorkeeper = doorkeeper
         self._held_bytes = 0
+        self._inquiry = inquiry
         self._pacing = pacing
         self._pages = HandOver(factory=pages)
         self._prices = prices
@@ -175,6 +177,9 @@ class Relay:
             raise Denied(Denial.OVERLOADED, "too many large requests at one time; try again", retry_after_s=1.0)
         caller: Caller = exchange.notes[Caller]
         rest, body = caller.address.rest, exchange.body
+        if call.dialect is Dialect.MODELS or call.dialect is Dialect.GOOGLE_MODELS:
+            await self._inquiry.carry(exchange, call, rest)
+            return
         if caller.coding:
             body = plain_body(body, caller.coding)
         envelope = read_envelope(call.dialect, rest, body)
@@ -184,7 +189,9 @@ class Relay:
             body = exchange.body = await self._with_passages(call, body)
         call.model = self._routes.model(envelope.model)
         call.stream = envelope.stream
-        stations = self._stations(exchange, call, caller.session)
+        stations = self._routes.candidates(call, caller.session)
+        if not stations:
+            raise self._routes.obstacle(call)
         price = self._prices.of(stations[0], call.model)
         alias = alias_of(envelope.model, call.model)
         delivery = RelayDelivery(exchange, call, rest, body, self._clock, self._books, alias)
@@ -231,17 +238,6 @@ class Relay:
         if self._retrieval is None or not isinstance(asked, dict):
             return body
         return appended(body, call.dialect, await self._retrieval.find(last_text(asked)))
-
-    def _stations(self, exchange: Exchange, call: Call, session: bytes) -> Sequence[Station]:
-        """Where it can go, best first. Raises ``Denied``."""
-        stations = self._routes.candidates(call, session)
-        if call.dialect is Dialect.MODELS:  # both protocols have this path
-            anthropic = bool(exchange.header(b"anthropic-version"))
-            kind = UpstreamKind.ANTHROPIC
-            stations = [one for one in stations if (one.upstream.kind is kind) is anthropic] or stations
-        if not stations:
-            raise self._routes.obstacle(call)
-        return stations
 
     def _deny(self, exchange: Exchange, call: Call, denied: Denied) -> None:
         call.ending = ending_of(denied)

@@ -14,7 +14,7 @@ from coordinator.gateway.dialect import Denial, Denied, Dialect
 from coordinator.policy.rendezvous import ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from coordinator.gateway.calls import Call
     from coordinator.gateway.station import Station
@@ -90,12 +90,20 @@ class Routes:
             tier = self._tiers[key] = self._tier(*key)
         return tier if len(tier) < 2 else self._ordered(call, tier, session or call.id.encode())
 
+    def speakers(self, dialect: Dialect) -> tuple[Station, ...]:
+        """All that speak it themselves, whatever models they have, in the order of the settings."""
+        return tuple(one for one in self._stations if spoken(one.upstream.kind, dialect) is dialect)
+
+    def goes_to(self, station: Station, model: str, dialects: Iterable[Dialect]) -> bool:
+        """Whether a call for that model, in one of these protocols, may go there."""
+        return any(station in self._tier(dialect, model) for dialect in dialects)
+
     def obstacle(self, call: Call) -> Denied:
         """Why there is no candidate."""
         for upstream in self._faulty:
             if (
                 spoken(upstream.kind, call.dialect) is call.dialect
-                and _closeness(upstream.settings.models, call.model) >= 0
+                and closeness(upstream.settings.models, call.model) >= 0
             ):
                 return Denied(Denial.NO_KEY, upstream.fault)
         return Denied(
@@ -108,7 +116,7 @@ class Routes:
         closest, found = -1, list[tuple["Station", bool]]()
         for station in self._stations:
             way = spoken(station.upstream.kind, dialect)
-            close = _closeness(station.upstream.settings.models, model) if way is not None else -1
+            close = closeness(station.upstream.settings.models, model) if way is not None else -1
             if close < 0 or close < closest or (way is not dialect and not close and _is_providers(station.upstream)):
                 continue
             if close > closest:
@@ -134,7 +142,7 @@ def _is_providers(upstream: Upstream) -> bool:
     return bool(USUAL_URLS[upstream.kind]) and upstream.url == USUAL_URLS[upstream.kind]
 
 
-def _closeness(patterns: Sequence[str], model: str) -> int:
+def closeness(patterns: Sequence[str], model: str) -> int:
     """0: by ``*`` alone, else by how many characters of the pattern are no wildcard, 1000 when it is the name; -1: not named.
     A call that names no model is anybody's."""
     best = -1

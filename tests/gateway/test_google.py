@@ -150,6 +150,36 @@ async def test_a_stream(tmp_path: Path) -> None:
         assert (served.input_tokens, served.output_tokens) == (100 - CACHED, 10 + THOUGHTS)
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+async def test_the_same_of_two_agents_is_asked_once_and_paid_once(tmp_path: Path, streams: bool) -> None:
+    go = asyncio.Event()
+    inner = Scripted(Say(HELLO))
+
+    async def script(exchange: Exchange) -> None:
+        await go.wait()
+        await inner(exchange)
+
+    path = f"/v1/models/{MODEL}:{'streamGenerateContent?alt=sse' if streams else 'generateContent'}"
+    body = b'{"contents":[{"role":"user","parts":[{"text":"the same"}]}]}'
+    async with scene(tmp_path, script=script, prices=PRICES, dedup="strict") as at:
+        asking = [
+            asyncio.create_task(at.house.reply(path, body, claim=claim, x_api_key="", x_goog_api_key=key))
+            for claim in (("fix-it", 1), ("other", 1))
+            for key in (at.house.gateway.credentials(*claim)[1],)
+        ]
+        await until(lambda: len(at.house.gateway._calls.open()) == 2 and at.upstream.seen)
+        go.set()
+        first, second = await asyncio.gather(*asking)
+        assert HELLO[:10].encode() in first.body
+        assert (first.status, first.body) == (second.status, second.body)
+        assert len(at.upstream.seen) == 1
+        served = await at.served(2)
+        assert sorted((one.cost_usd > 0, one.saved_usd > 0, one.collapsed) for one in served) == [
+            (False, True, "raw"),
+            (True, False, ""),
+        ]
+
+
 async def test_a_client_that_blocks(tmp_path: Path) -> None:
     def talk(at: Scene) -> tuple[str | None, str]:
         with at.make() as client:

@@ -16,7 +16,7 @@ from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.store import Store
-from tests.gateway.rig import SSE, Exchange, House, Reply, Upstream, hello, housed, until
+from tests.gateway.rig import PROVIDER_KEY, SSE, Exchange, House, Reply, Upstream, hello, housed, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -224,7 +224,8 @@ async def test_who_is_over_budget_hears_it_in_its_own_protocol(tmp_path: Path, p
 
 
 async def test_what_costs_nothing_needs_no_budget_and_no_price(tmp_path: Path) -> None:
-    async with housed(tmp_path, hello, total_budget_usd=1e-6) as (house, _):
+    one = {"ANTHROPIC_API_KEY": PROVIDER_KEY}
+    async with housed(tmp_path, hello, total_budget_usd=1e-6, openai_url="", environment=one) as (house, _):
         assert (await house.reply("/v1/models", b"", method="GET")).status == 200
         assert (await house.reply("/v1/messages/count_tokens", ask_for("/v1/messages"))).status == 200
         assert [event.priced for event in await served(house, 2)] == [True, True]
