@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.courier import Courier
     from coordinator.gateway.dials import Dials
     from coordinator.gateway.doorkeeper import CallAddress, Doorkeeper
+    from coordinator.gateway.envelope import Envelope
     from coordinator.gateway.model_inquiry import ModelInquiry
     from coordinator.gateway.pacing import Pacing
     from coordinator.gateway.prices import Prices
@@ -182,13 +183,9 @@ class Relay:
             return
         if caller.coding:
             body = plain_body(body, caller.coding)
-        envelope = read_envelope(call.dialect, rest, body)
-        if envelope is None:
-            raise Denied(Denial.BAD_REQUEST, why_unread(body))
+        envelope = self._envelope(call, rest, body)
         if call.who.retrieve and self._retrieval is not None and body is exchange.body:
             body = exchange.body = await self._with_passages(call, body)
-        call.model = self._routes.model(envelope.model)
-        call.stream = envelope.stream
         stations = self._routes.candidates(call, caller.session)
         if not stations:
             raise self._routes.obstacle(call)
@@ -213,6 +210,15 @@ class Relay:
             if call.upstream != stations[0].name:
                 price = self._price(call, stations)
             await self._settle(call, price, delivery, len(body))
+
+    def _envelope(self, call: Call, rest: bytes, body: bytes) -> Envelope:
+        """What is asked for; the call has its model from now on. Raises ``Denied``."""
+        envelope = read_envelope(call.dialect, rest, body)
+        if envelope is None:
+            raise Denied(Denial.BAD_REQUEST, why_unread(body))
+        call.model = self._routes.model(envelope.model)
+        call.stream = envelope.stream
+        return envelope
 
     async def _settle(self, call: Call, price: Price | None, delivery: RelayDelivery, body_bytes: int) -> None:
         """Who pays for what was used, and what was set aside for it and is free again."""
