@@ -50,7 +50,7 @@ UNSAID_TOKENS: Final = 32_000
 """What a request that names no maximum may generate."""
 PAGES: Final = frozenset({b"/health", b"/ready", b"/metrics", b"/v1/infer"})
 
-_REFUSALS: Final[Mapping[int, Denial]] = {408: Denial.TOO_LATE, 413: Denial.TOO_LARGE}
+_REFUSALS: Final[Mapping[int, Denial]] = {408: Denial.TOO_LATE, 413: Denial.TOO_LARGE, 503: Denial.OVERLOADED}
 """What the wire says no to in a body; the rest makes no sense."""
 
 

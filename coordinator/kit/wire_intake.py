@@ -13,8 +13,9 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from coordinator.kit.wire_body import ChunkedBody, SizedBody
 from coordinator.kit.wire_exchange import Exchange, HandOver, refusal
-from coordinator.kit.wire_request import CHUNKED, ChunkedBody, HeadReader, RequestRefused, SizedBody
+from coordinator.kit.wire_request import CHUNKED, HeadReader, RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,28 +55,10 @@ class WireIntake(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_ahead",
-        "_allowed",
-        "_body",
-        "_eof",
-        "_exchange",
-        "_handler",
-        "_pause",
-        "_reader",
-        "_resume",
-        "_seen",
-        "_seen_at",
-        "_since",
-        "_state",
-        "_stopped",
-        "_unsent",
-        "_waiters",
-        "full",
-        "loop",
-        "peer",
-        "server",
-        "transport",
-    )
+        "_ahead", "_allowed", "_body", "_eof", "_exchange", "_handler", "_pause", "_reader", "_resume", "_seen",
+        "_seen_at", "_since", "_state", "_stopped", "_unsent", "_waiters", "full", "loop", "peer", "server",
+        "transport"
+    )  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -264,7 +247,8 @@ class WireIntake(asyncio.Protocol):
             self._whole(body)
             return rest[need:]
         self._allowed = allowed
-        self._body = ChunkedBody() if need == CHUNKED else SizedBody(reader)
+        room = self.server.body_room
+        self._body = ChunkedBody(room) if need == CHUNKED else SizedBody(reader, room)
         self._seen, self._seen_at, self._since = 0, self.server.now, self.server.now
         if reader.expects and not came and not exchange.started:
             self.transport.write(_GO_AHEAD)
@@ -389,6 +373,8 @@ class WireIntake(asyncio.Protocol):
         self._state = _CLOSED
         self._since = self.server.now
         self._ahead = b""
+        if self._body is not None:
+            self._body.drop()
         self._body = self._pause = self._resume = None
         self._reader.close()
         self._wake()

@@ -1,8 +1,8 @@
-"""What a request's bytes mean: its head, how long its body is, and a chunked body taken out of its chunks.
+"""What a request's bytes mean: its head, and how long its body is.
 
 Owns one invariant: a request is understood as RFC 9112 has it or refused. llhttp reads it, in its strict mode; where llhttp is
 laxer than the RFC (tokens beside ``chunked``, other protocols, spaces in the request line, two hosts …) it is refused here.
-No connection, no waiting and no answer: that is ``wire_intake``.
+Bodies are ``wire_body``'s; no connection, no waiting and no answer: that is ``wire_intake``.
 
 A client that keeps its connection sends one head again and again, with another length at most. Such a head is recognised by
 its bytes and not read anew: equal bytes mean what they meant before.
@@ -24,14 +24,11 @@ CHUNKED: Final = -1
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})(?=\r\n)", re.IGNORECASE)
 _LENGTH_DIGITS: Final = 18
-_CHUNKED_HEAD: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _HOST: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:[]%"
 _ONCE: Final = frozenset({b"content-length", b"expect", b"host", b"transfer-encoding"})
 """Fields of which two could be understood in two ways."""
 _OTHER_VERSIONS: Final = frozenset({"Invalid HTTP version", "Pause on PRI/Upgrade"})
 """llhttp's words for them."""
-_SMALL_BYTES: Final = 2048
-"""Pieces up to this size are gathered, so that a body that comes byte by byte takes no more memory than another."""
 _SLASH: Final = ord("/")
 _SPACE: Final = ord(" ")
 _ZERO: Final = ord("0")
@@ -292,91 +289,3 @@ def _waits(head: RequestHead) -> bool:
     if head.index[b"expect"].rstrip(b" \t").lower() != b"100-continue":
         raise RequestRefused(417, "Nothing but 100-continue can be expected.")
     return True
-
-
-class SizedBody:
-    """A body of a known length that comes in pieces."""
-
-    __slots__ = ("_need", "_pieces", "_reader", "got_bytes")
-
-    extra: Final = False
-
-    def __init__(self, reader: HeadReader) -> None:
-        self._need = reader.length
-        self._pieces: list[bytes | bytearray] = []
-        self._reader = reader
-        self.got_bytes = 0
-
-    @property
-    def whole(self) -> bool:
-        return not self._need
-
-    def feed(self, data: bytes) -> bytes:
-        """Returns what is behind the body. Raises ``RequestRefused``."""
-        need, rest = self._need, b""
-        if len(data) > need:
-            data, rest = data[:need], data[need:]
-        self._need = need - len(data)
-        self.got_bytes += len(data)
-        self._reader.skip(data)
-        pieces = self._pieces
-        if len(data) > _SMALL_BYTES or not pieces:
-            pieces.append(data)
-        elif isinstance(pieces[-1], bytearray):
-            pieces[-1] += data
-        else:
-            pieces.append(bytearray(data))
-        return rest
-
-    def drop(self) -> None:
-        """Nobody wants what came so far."""
-        self._pieces.clear()
-
-    def taken(self) -> bytes:
-        return b"".join(self._pieces)
-
-
-class ChunkedBody:
-    """A body in chunks, without their extensions and the trailer. ``extra``: something came behind its end in one piece with
-    it, and nobody knows where it begins."""
-
-    __slots__ = ("_body", "_dropped_bytes", "_parser", "extra", "on_body", "whole")
-
-    def __init__(self) -> None:
-        self._body = bytearray()
-        self._dropped_bytes = 0
-        self.extra = False
-        self.on_body = self._body.extend  # called by the parser, without a frame of ours for each chunk
-        self.whole = False
-        self._parser = RequestParser(self)
-        self._parser.feed_data(_CHUNKED_HEAD)
-
-    @property
-    def got_bytes(self) -> int:
-        return self._dropped_bytes + len(self._body)
-
-    def feed(self, data: bytes) -> bytes:
-        """Returns nothing. Raises ``RequestRefused``."""
-        try:
-            self._parser.feed_data(data)
-        except (WireError, WireUpgrade) as error:
-            if not self.whole:
-                raise RequestRefused(400, f"These are no chunks: {error}.") from error
-            self.extra = True
-        return b""
-
-    def drop(self) -> None:
-        """Nobody wants what came so far."""
-        self._dropped_bytes += len(self._body)
-        self._body.clear()
-
-    def taken(self) -> bytes:
-        return bytes(self._body)
-
-    # --------------------------------------------------------------------------------------------- called by the parser
-
-    def on_message_begin(self) -> None:
-        self.extra = self.whole
-
-    def on_message_complete(self) -> None:
-        self.whole = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from coordinator.kit.wire_body import BodyRoom
 from coordinator.kit.wire_exchange import Exchange, FieldStarts, HandOver, WireHandler
 from coordinator.kit.wire_intake import WireIntake
 
@@ -29,6 +30,7 @@ class WireServer:
     ``head_s``: seconds for a head, from its first byte. ``body_s``: for a body, without a byte of it or beside what it needs
     at 16 KB/s. ``idle_s``: between requests, and for an answer that is over and that nobody takes. All of them are looked at
     from time to time, so that they may last up to a second longer. ``connections``: a further one is refused with a 503.
+    ``room_bytes``: of bodies that are on their way, all together; what goes beyond is refused with a 503.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class WireServer:
         body_s: float = 30.0,
         idle_s: float = 300.0,
         connections: int = 16_384,
+        room_bytes: int = 512 * 1024 * 1024,
     ) -> None:
         self._connections = connections
         self._every_s = min(max(min(head_s, body_s, idle_s) / 4, 0.05), 1.0)
@@ -48,6 +51,7 @@ class WireServer:
         self._quiet: asyncio.Future[None] | None = None
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.body_room = BodyRoom(room_bytes)
         self.closing = False
         """No connection is kept after its answer any more."""
         self.now = 0.0

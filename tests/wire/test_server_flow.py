@@ -728,3 +728,31 @@ async def test_a_listener_that_cannot_listen_is_closed() -> None:
     with pytest.raises((ValueError, OSError)):
         await server.start(listener)
     assert listener.fileno() == -1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_bodies_on_their_way_take_no_more_than_they_may_together(chunked: bool) -> None:
+    half = b"x" * 40_000
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 80000"
+    part = b"%x\r\n%b\r\n" % (len(half), half) if chunked else half
+    end = b"0\r\n\r\n" if chunked else b""
+    handler = Remembering()
+    async with serving(handler, room_bytes=100_000) as served:
+        room = served.server.body_room
+        async with served.caller() as one, served.caller() as other:
+            for caller in (one, other):
+                await caller.say(b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n%b" % (framing, part))
+            await until(lambda: room.taken_bytes == 80_000, "two halves")
+            await other.say(part)
+            refused = await other.answer("POST")
+            assert refused is not None
+            assert refused.status == 503
+            await until(lambda: room.taken_bytes == 40_000, "one half is given back")
+            await one.say(part + end)
+            got = await one.answer("POST")
+            assert got is not None
+            assert (got.status, len(got.body)) == (200, 80_000)
+            assert room.taken_bytes == 0
+            await one.say(b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n%b" % (framing, part))
+            await until(lambda: room.taken_bytes == 40_000, "a half")
+        await until(lambda: room.taken_bytes == 0, "who hangs up leaves nothing behind")
