@@ -36,6 +36,8 @@ _VERBS: Final[Mapping[str, str]] = {
     "generateContent": "generate_content",
     "streamGenerateContent": "generate_content",
 }
+_PROVIDERS: Final[Mapping[str, str]] = {"google": "gcp.gemini"}
+"""What the conventions call a kind of upstream, where it is not its own name."""
 _LISTS: Final = "list_models"
 """This and ``count_tokens`` are names of ours: the conventions have none for what generates nothing."""
 _FINISHES: Final[Mapping[str, str]] = {Finish.END: "stop", Finish.LENGTH: "length", Finish.REFUSED: "content_filter"}
@@ -53,6 +55,7 @@ class SpanPlace:
     @classmethod
     def of(cls, kind: str, url: str) -> SpanPlace:
         """Of an upstream; nothing of its URL but host and port."""
+        kind = _PROVIDERS.get(kind, kind)
         try:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -166,4 +169,5 @@ def _provider(path: str) -> str:
     """Whose protocol was spoken, of a call that went nowhere."""
     if path.startswith("/v1/messages"):
         return "anthropic"
-    return "gcp.gemini" if path.startswith(("/v1beta/", "/v1alpha/")) else "openai"
+    google = path.startswith(("/v1beta/", "/v1alpha/")) or path.rpartition(":")[2] in _VERBS
+    return _PROVIDERS["google"] if google else "openai"

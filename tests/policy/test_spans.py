@@ -42,6 +42,7 @@ def sketched(event: Event, **places: SpanPlace) -> SpanSketch:
         ("/v1beta/models", "list_models", "gcp.gemini"),
         ("/v1beta/models/g-1:streamGenerateContent", "generate_content", "gcp.gemini"),
         ("/v1beta/models/g-1:countTokens", "count_tokens", "gcp.gemini"),
+        ("/v1/models/g-1:generateContent", "generate_content", "gcp.gemini"),
         ("/v1beta/models/g-1:batchEmbedContents", "embeddings", "gcp.gemini"),
     ],
 )
@@ -149,3 +150,9 @@ def test_other_events_are_no_spans() -> None:
 def test_times_are_those_of_the_call_not_of_the_telling() -> None:
     found = sketched(replace(BARE, age_s=0.5, took_s=2.0))
     assert (found.began, found.ended) == (AT.timestamp() - 2.5, AT.timestamp() - 0.5)
+
+
+def test_googles_kind_has_another_name_by_convention() -> None:
+    place = SpanPlace.of("google", "https://generativelanguage.googleapis.com")
+    assert sketched(replace(BARE, upstream="here"), here=place).attributes["gen_ai.provider.name"] == "gcp.gemini"
+    assert SpanPlace.of("google", "http://x:y").provider == "gcp.gemini"
