@@ -119,13 +119,15 @@ def honest_spend(fleet: ChaosFleet) -> Look:
     for task, generation, cost_usd in fleet.rows("SELECT task, generation, cost_usd FROM attempts"):
         if cost_usd > 0.05 + one_call_usd:
             yield f"attempt {task}/{generation} has cost {cost_usd:.4f} USD of 0.05"
-    told = sum(
-        json.loads(data)["calls"] for (data,) in fleet.rows("SELECT data FROM journal WHERE kind = 'calls_counted'")
-    )
-    sent = sum(len(calls) for calls in fleet.upstream.calls.values())
-    if told > sent:
-        yield f"{told} model calls were counted and {sent} were made"
-    return f"{sent} model calls, {told} of them counted to the end"
+    calls = [json.loads(data) for (data,) in fleet.rows("SELECT data FROM calls")]
+    answered = [call for call in calls if call["ending"] == "served" and call["tries"] and not call["collapsed"]]
+    told, sent = len(answered), sum(len(calls) for calls in fleet.upstream.calls.values())
+    if told > sent:  # a call that was refused here, or shared another's answer, reached nobody
+        yield f"{told} model calls were answered by the upstream, and {sent} reached it"
+    spent = sum(call["cost_usd"] for call in calls)
+    if spent > (sent + 0.5) * one_call_usd:
+        yield f"{spent:.4f} USD are in the book, and {sent} calls cost {one_call_usd} at most"
+    return f"{sent} model calls, {told} of them in the book"
 
 
 def true_words(fleet: ChaosFleet) -> Look:

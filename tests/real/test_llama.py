@@ -11,6 +11,9 @@ import pytest
 from tests.conftest import CANNOT
 from tests.house.source import TOP
 
+pytestmark = pytest.mark.xdist_group("llama")
+"""One after the other: the first of them installs what both want."""
+
 
 def talk(*options: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "COORDINATOR_BENCH_PYTHON": sys.executable}
