@@ -47,6 +47,7 @@ class OtlpSender:
     def __init__(self, scope: str, version: str, about: Mapping[str, str]) -> None:
         self._ended = _Ended()
         self._ids = _GivenIds()
+        self._closed = self._sending = False
         self._hearing = _Hearing()
         try:
             self._provider = TracerProvider(resource=_resource(about), shutdown_on_exit=False, id_generator=self._ids)
@@ -65,14 +66,21 @@ class OtlpSender:
         if not spans:  # none of them is in the sample
             return ""
         self._hearing.heard = ""
-        if self._exporter.export(spans) is SpanExportResult.SUCCESS:
-            return ""
-        return self._hearing.heard or "it did not take them in time"
+        self._sending = True
+        try:
+            taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        finally:
+            self._sending = False
+            if self._closed:  # meanwhile: what the library said of that was not for the log
+                self._hearing.end()
+        return "" if taken else self._hearing.heard or "it did not take them in time"
 
     def close(self) -> None:
         """Whoever waits to try again does so no longer."""
+        self._closed = True
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # the library's
-        self._hearing.end()
+        if not self._sending:
+            self._hearing.end()
 
     def _tell(self, sketch: SpanSketch) -> None:
         kind, context, attempt = SpanKind.CLIENT, Context(), sketch.attempt

@@ -259,7 +259,12 @@ class WireIntake(asyncio.Protocol):
         body, exchange = self._body, self._exchange
         if body is None or exchange is None:
             return b""
-        rest = body.feed(data)
+        try:
+            rest = body.feed(data)
+        except RequestRefused:
+            if body.got_bytes > self._allowed:  # whatever comes behind what is too long already
+                raise RequestRefused(413, "The body is too long.") from None
+            raise
         if exchange.finished:
             body.drop()
         elif body.got_bytes > self._allowed:
