@@ -194,8 +194,9 @@ class Gateway:
         self._thread = thread = LoopThread("gateway", new_loop)
         serving = asyncio.ensure_future(thread.run(lambda: self._serve(order, listener)))
         told = asyncio.ensure_future(stopping.wait())
-        turn_s = sys.getswitchinterval()
+        turn_s, garbage = sys.getswitchinterval(), gc.get_threshold()
         sys.setswitchinterval(_TURN_S)
+        gc.collect()
         gc.freeze()  # what was loaded up to now need not be looked through again and again, while no thread may run
         gc.set_threshold(*_GARBAGE)
         try:
@@ -205,6 +206,8 @@ class Gateway:
             await serving
         finally:
             sys.setswitchinterval(turn_s)
+            gc.set_threshold(*garbage)
+            gc.unfreeze()
             told.cancel()
             serving.cancel()
             self._thread = self._engine = None

@@ -87,11 +87,7 @@ class Station:
     def stands_open(self, model: str, now: float) -> bool:
         """Whether a call could go up without being held: what makes it worth to be tried before another upstream."""
         breaker = self.breakers.get(model)
-        if (
-            breaker is not None
-            and breaker.state is CircuitState.OPEN
-            and now - breaker.since < self.knobs.probe_every_s
-        ):
+        if breaker is not None and not breaker.would_allow(now):
             return False
         return self.limit.closed_until <= now and not self.limit.why(now).startswith("paused")
 

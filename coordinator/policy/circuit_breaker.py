@@ -116,6 +116,10 @@ class CircuitBreaker:
         self._next_probe_s = now + self._pause_s
         return True
 
+    def would_allow(self, now: float) -> bool:
+        """What ``allow`` would say; it claims no probe."""
+        return self._closed or now >= self._next_probe_s
+
     def success(self, now: float) -> None:
         """The first byte of a good answer came: at once, not at the answer's end."""
         if self._closed:

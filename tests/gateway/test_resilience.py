@@ -289,6 +289,24 @@ async def test_a_call_goes_on_elsewhere_when_its_upstream_fails(tmp_path: Path, 
         assert moved == len(one.seen)
 
 
+async def test_an_outage_of_many_probes_holds_nobody_up(tmp_path: Path, no_pause: None) -> None:
+    """One call a tick is a probe, and goes on elsewhere when it failed; the others are not held at the door of who is away."""
+    async with (
+        Upstream(fail) as one,
+        Upstream(named("two")) as two,
+        Pair(tmp_path, one, two, retries=1, probe_every_s=0.1, hold_s=20) as house,
+    ):
+        slowest = 0.0
+        for round_ in range(8):
+            began = time.monotonic()
+            assert set(await asyncio.gather(*(house.at(session) for session in range(12)))) == {"two"}
+            slowest = max(slowest, time.monotonic() - began)
+            before = len(one.seen)
+            assert round_ == 0 or before <= 3 + 2 * round_ + 4, "no more than probes"
+            await asyncio.sleep(0.11)  # the next probe is due: the clock is what is waited for
+        assert slowest < 3, "nobody was held"
+
+
 async def test_a_conversation_stays_where_it_was(tmp_path: Path, no_pause: None) -> None:
     """And moves only while its upstream is away."""
     down = False

@@ -326,3 +326,17 @@ class Circuit(RuleBasedStateMachine):
 
 TestCircuit = Circuit.TestCase
 TestCircuit.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_who_only_wants_to_know_claims_no_probe() -> None:
+    """An outage of any length: one call a tick is worth sending there, all others are not."""
+    breaker = CircuitBreaker(0.0, CircuitKnobs(failures_to_open=1, probe_every_s=5.0))
+    assert breaker.would_allow(0.0)
+    breaker.failure(0.0, CallFault.SERVER)
+    for tick in range(1, 20):
+        assert not breaker.would_allow(5.0 * tick - 0.1)
+        assert breaker.would_allow(5.0 * tick)
+        assert breaker.would_allow(5.0 * tick)
+        assert breaker.allow(5.0 * tick)
+        assert not breaker.would_allow(5.0 * tick + 0.1), "its probe is out"
+        breaker.failure(5.0 * tick + 0.2, CallFault.SERVER)
