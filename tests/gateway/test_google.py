@@ -433,6 +433,7 @@ async def test_a_stream_that_breaks_off_is_not_taken_for_whole(tmp_path: Path) -
         assert len(at.upstream.seen) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its client lets go of a cut connection
 async def test_a_stream_that_is_closed_frees_the_upstream(tmp_path: Path) -> None:
     async with scene(tmp_path, Held(Say(HELLO), 2)) as at:
         stream: Any = await at.models.generate_content_stream(model=MODEL, contents=HELLO)
