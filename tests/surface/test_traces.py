@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -297,6 +298,22 @@ async def test_what_is_told_before_it_is_ready_comes_too(collector: Collector) -
     async with told:
         told.bus.publish(ENDED)
     assert len(collector.taken) == 4
+
+
+async def test_a_start_that_takes_long_loses_no_more_than_the_room_for_them(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries are loaded meanwhile."""
+    go, make = threading.Event(), Traces._make
+    monkeypatch.setattr(Traces, "_make", lambda made: go.wait(20) and make(made))
+    async with telling() as told:
+        for _ in range(30):
+            for _ in range(50):
+                told.bus.publish(CALL)
+            await asyncio.sleep(0)
+        go.set()
+        await until(lambda: len(collector.taken) == 1500, 20)
+    assert told.counts == {"sent": 1500}
 
 
 # -- that nobody waits for them ----------------------------------------------------------------------------------------

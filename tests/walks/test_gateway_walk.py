@@ -32,6 +32,15 @@ EOF
 """
 
 
+METRICS = """\
+python3 - <<'EOF'
+import os, pathlib, urllib.request
+url = os.environ["ANTHROPIC_BASE_URL"].partition("/agents/")[0] + "/metrics"
+pathlib.Path("metrics").write_bytes(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url).read())
+EOF
+"""
+
+
 @dataclass
 class Provider:
     """Answers every call alike; keeps what it was asked and told."""
@@ -129,7 +138,7 @@ def test_an_attempt_is_a_trace_with_its_calls(
     with Collector().listening() as collector:
         monkeypatch.setitem(ENVIRONMENT, "OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setitem(ENVIRONMENT, "OTEL_BSP_SCHEDULE_DELAY", "60000")
-        house.task("secret-work", f"{CALL}\n{CALL}", title="a headline that says it all")
+        house.task("secret-work", f"{CALL}\n{CALL}\n{METRICS}", title="a headline that says it all")
         house.task("bad", "echo leaked-output >&2; exit 3", max_attempts=1)
         assert house.command("run", "--until-idle").returncode == 1
     good, bad = (
@@ -137,6 +146,7 @@ def test_an_attempt_is_a_trace_with_its_calls(
         for name in ("secret-work", "bad")
     )
     calls = [one for one in collector.taken if one.parent]
+    assert 'orchestrator_spans_total{outcome="sent"} 0.0' in house.show("metrics")
     assert [(one.name, one.kind, one.failed) for one in (good, bad)] == [
         ("invoke_agent edit", "INTERNAL", False),
         ("invoke_agent edit", "INTERNAL", True),
