@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.gateway.dialect import Dialect
 from coordinator.gateway.retold import Retelling, Retold
 from coordinator.gateway.sameness import Sameness
-from coordinator.gateway.seat import Landing, Likeness
+from coordinator.gateway.seat import NOBODY, Landing, Likeness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +44,7 @@ class Asked:
     Its flight is made when the first other one comes: then ``fly`` is asked for it. Until then ``kept`` has what passed.
     """
 
-    __slots__ = ("_room_bytes", "flight", "fly", "kept", "listed", "question", "retelling", "salt")
+    __slots__ = ("_room_bytes", "flight", "fly", "kept", "listed", "outlet", "question", "retelling", "salt")
 
     def __init__(
         self,
@@ -52,9 +52,11 @@ class Asked:
         *,
         flight: Flight | None = None,
         fly: Callable[[], Flight] | None = None,
+        outlet: Outlet = NOBODY,
         retelling: Retelling | None = None,
         room_bytes: int = 0,
     ) -> None:
+        self.outlet = outlet
         self._room_bytes = room_bytes
         self.flight = flight
         self.fly = fly
@@ -81,7 +83,9 @@ class Asked:
 
     def takes(self, who: object) -> bool:
         """Whether that one may join."""
-        return self.flight.takes(who) if self.flight is not None else self.fly is not None
+        if self.flight is not None:
+            return self.flight.takes(who)
+        return self.fly is not None and not self.outlet.gone and not self.outlet.finished
 
     def retold(self) -> Retold | None:
         """The same each time: one who asks again is told the same ids."""
@@ -209,9 +213,10 @@ class Deduplicator:
                 self._add(member)
         return seat
 
-    def offer(self, question: Question, fly: Callable[[], Flight]) -> Asked | None:
-        """Others find this call from now on. ``fly``: makes a flight of it, for the first who does, with ``changed`` as its
-        ``on_change``. None: this call is shared with nobody, and goes the plain way."""
+    def offer(self, question: Question, outlet: Outlet, fly: Callable[[], Flight]) -> Asked | None:
+        """Others find this call from now on, until ``outlet`` has the whole answer or is gone. ``fly``: makes a flight of it,
+        for the first who does, with ``changed`` as its ``on_change``. None: this call is shared with nobody, and goes the plain
+        way."""
         if question.mode is _OFF:
             return None
         if self._ended:
@@ -219,7 +224,7 @@ class Deduplicator:
         if len(self) >= self._max_entries or self._bytes + len(question.body) > self._max_bytes:
             self.counts.crowded += 1
             return None
-        member = Asked(question, fly=fly, room_bytes=self.flight_bytes)
+        member = Asked(question, fly=fly, outlet=outlet, room_bytes=self.flight_bytes)
         self._offers += 1
         self._add(member)
         if question.mode is not Sameness.RAW:
@@ -281,6 +286,7 @@ class Deduplicator:
             member.flight = flight = member.fly()
             member.fly = None
             member.kept = []
+            member.outlet = NOBODY
             self._offers -= 1
             self._flights[flight] = [member]
         return member.flight

@@ -27,6 +27,9 @@ class Outlet(Protocol):
     """What a flight wants of a caller's exchange: ``kit.wire_server.Exchange`` has it."""
 
     @property
+    def finished(self) -> bool: ...
+
+    @property
     def full(self) -> bool: ...
 
     @property
@@ -48,6 +51,7 @@ class Outlet(Protocol):
 class _Nobody:
     """The outlet of who has landed."""
 
+    finished = False
     full = False
     gone = True
 
@@ -65,7 +69,7 @@ class _Nobody:
     def on_room(self, pause: Callable[[], None], resume: Callable[[], None]) -> None: ...
 
 
-_NOBODY: Final = _Nobody()
+NOBODY: Final = _Nobody()
 
 
 class Landing(enum.Enum):
@@ -227,7 +231,7 @@ class Seat:
 
     def land(self, landing: Landing) -> None:
         self.landing = landing
-        self._outlet = _NOBODY  # an exchange holds a whole request, and whoever accounts for this holds on to it
+        self._outlet = NOBODY  # an exchange holds a whole request, and whoever accounts for this holds on to it
         if self._timer is not None:
             self._timer.cancel()
         if self._waiter is not None and not self._waiter.done():

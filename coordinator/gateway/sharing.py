@@ -169,7 +169,7 @@ class Sharing:
     ) -> None:
         """Others may join this call from now on."""
         offer = _Offer(self, call, exchange, question, delivery, price)
-        delivery.member = member = self.deduplicator.offer(question, offer.fly)
+        delivery.member = member = self.deduplicator.offer(question, exchange, offer.fly)
         if member is not None:
             exchange.on_gone = call.leave = member.shut
 

@@ -31,7 +31,7 @@ class Rig:
     def lead(self, asked: Question) -> tuple[Flight, Reader]:
         reader = Reader()
         assert self.table.join(asked, reader) is None
-        member = self.table.offer(asked, lambda: self.fly(asked, reader))
+        member = self.table.offer(asked, reader, lambda: self.fly(asked, reader))
         assert member is not None
         flight = self.table._launch(member)
         assert flight is not None
@@ -120,7 +120,7 @@ async def test_money_is_shared_where_that_is_allowed() -> None:
 
 async def test_off_is_off(rig: Rig) -> None:
     off = question(ANN, mode=Sameness.OFF)
-    assert rig.table.offer(off, lambda: rig.fly(off, Reader())) is None
+    assert rig.table.offer(off, Reader(), lambda: rig.fly(off, Reader())) is None
     rig.lead(question(ANN))
     assert rig.joins(off) is None
 
@@ -159,7 +159,7 @@ async def test_reasoning_that_turns_up_sends_the_other_on_its_own_way(rig: Rig) 
     rig.table.settle(found[0], 1.0)
     assert (rig.table.counts.alone, rig.table.counts.saved_calls) == (1, 0)
     assert rig.join(asked) is None
-    own = rig.table.offer(asked, lambda: rig.fly(asked, Reader()))
+    own = rig.table.offer(asked, Reader(), lambda: rig.fly(asked, Reader()))
     assert own is not None
     assert rig.joins(question(CAI, body(CAI, thinking=adaptive))) is Likeness.STRICT
 
@@ -190,9 +190,21 @@ async def test_other_protocols_share_the_very_same_bytes_alone(rig: Rig) -> None
 async def test_nobody_joins_a_call_whose_caller_has_just_left(rig: Rig) -> None:
     """Its task ends at the loop's next turn; who joined it until then would be told a part, and a break."""
     asked = question(ANN)
-    member = rig.table.offer(asked, lambda: rig.fly(asked, Reader()))
+    member = rig.table.offer(asked, Reader(), lambda: rig.fly(asked, Reader()))
     assert member is not None
     assert member.shut() is False, "nothing goes on for others"
+    assert rig.join(question(BEN)) is None
+    rig.table.withdraw(member)
+    assert len(rig.table) == 0
+
+
+@pytest.mark.parametrize("how", ["finished", "gone"])
+async def test_nobody_joins_an_answer_in_the_turn_in_which_it_ends(rig: Rig, how: str) -> None:
+    """Its task has not run yet: a flight made now would be cut, and whoever joined it hold a torn answer."""
+    asked, reader = question(ANN), Reader()
+    member = rig.table.offer(asked, reader, lambda: rig.fly(asked, reader))
+    assert member is not None
+    setattr(reader, how, True)
     assert rig.join(question(BEN)) is None
     rig.table.withdraw(member)
     assert len(rig.table) == 0
@@ -329,7 +341,7 @@ async def test_a_full_table_shares_no_more() -> None:
         for said in ("one", "two"):
             rig.lead(question(ANN, body(ANN, said)))
         crowded = question(BEN, body(BEN, "three"))
-        assert rig.table.offer(crowded, lambda: rig.fly(crowded, Reader())) is None  # noqa: B023
+        assert rig.table.offer(crowded, Reader(), lambda: rig.fly(crowded, Reader())) is None  # noqa: B023
         assert rig.table.counts.crowded == 1
         assert rig.joins(question(BEN, body(BEN, "two"))) is Likeness.STRICT
 
@@ -367,7 +379,7 @@ async def test_a_new_question_costs_next_to_nothing(rig: Rig) -> None:
         asked = question_of(large)
         reader = Reader()
         assert rig.table.join(asked, reader) is None
-        member = rig.table.offer(asked, lambda: rig.fly(asked, reader))
+        member = rig.table.offer(asked, reader, lambda: rig.fly(asked, reader))
         assert member is not None
         rig.table.withdraw(member)
 
