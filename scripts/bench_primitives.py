@@ -81,7 +81,8 @@ def cache() -> tuple[Any, tuple[object, ...], Any, Any]:
         streams=False,
         turns=0,
     )
-    kept, answer = ResponseCache(SystemClock()), WholeAnswer(body=BODY, headers=(), usage=TokenUsage())
+    kept = ResponseCache(SystemClock(), max_bytes=64 * 1024 * 1024, ttl_s=300.0)
+    answer = WholeAnswer(body=BODY, headers=(), usage=TokenUsage())
     asyncio.run(kept.keep(question, answer, declared=True))
     assert question.normal is not None
     return kept, (*question.key, question.normal.digest), question, answer

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from scripts import bench_figures, bench_gateway
+from scripts import bench_figures, bench_gateway, bench_primitives
 from scripts.bench_load import NotMeasured, Rig, rig
 from scripts.bench_peers import ANTHROPIC, DIRECT, OPENAI, OURS, PEERS, filled
 from tests.house.source import TOP
@@ -89,6 +89,13 @@ def test_bodies_are_json_of_the_size_they_claim(protocol: str, stream: bool) -> 
         body = bench_gateway.body(protocol, "bench", size, stream=stream)
         assert json.loads(body)["stream"] is stream
         assert size <= len(body) <= size * 1.02
+
+
+def test_each_primitive_can_be_measured() -> None:
+    """Not how long it takes: that what is measured is still what the product has."""
+    timed = bench_primitives.measure(short=True)
+    assert [one.primitive.name for one in timed] == [one.name for one in bench_primitives.PRIMITIVES]
+    assert all(one.ns is not None and one.ns > 0 for one in timed)
 
 
 def test_a_peer_has_nothing_left_to_fill_in() -> None:
