@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks.pip_audit import PipAudit
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from coordinator.checks.adapter import ToolAdapter
     from coordinator.domain.settings import DiscoverySettings
 
-_ALL: Final[tuple[ToolAdapter, ...]] = (RuffLint(), RuffFormat())
+_ALL: Final[tuple[ToolAdapter, ...]] = (
+    RuffLint(),
+    RuffFormat(),
+    PipAudit(),
+)
 
 ADAPTERS: Final[Mapping[str, ToolAdapter]] = MappingProxyType({adapter.name: adapter for adapter in _ALL})
 

@@ -18,7 +18,11 @@ from coordinator.domain.toml_table import ENV_NAME
 if TYPE_CHECKING:
     from coordinator.domain.toml_table import TomlTable
 
-DISCOVERY_TOOLS: Final = ("ruff", "ruff-format")
+DISCOVERY_TOOLS: Final = (
+    "ruff",
+    "ruff-format",
+    "pip-audit",
+)
 """Tools that a scan knows (``checks.adapters``)."""
 
 _CRON: Final = 'five cron fields, e.g. "30 4 * * mon"'

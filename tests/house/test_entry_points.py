@@ -23,6 +23,7 @@ DOORS: dict[str, str] = {
     "httptools": "coordinator/kit/wire.py",
     "msgspec": "coordinator/gateway/",
     "opentelemetry": "coordinator/kit/otlp.py",
+    "packaging": "coordinator/checks/python_pins.py",
     "prometheus_client": "coordinator/surface/metrics.py",
     "psutil": "coordinator/kit/process.py",
     "rich": "coordinator/surface/",

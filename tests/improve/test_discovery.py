@@ -704,7 +704,7 @@ class Beats:
 async def test_each_tool_has_its_own_pace_and_a_restart_does_not_begin_it_anew(repository: Path) -> None:
     commit(repository, {**FAULTS, "pyproject.toml": "[tool.ruff.format]\n"})
     tools = (ToolSettings(name="ruff", interval_s=7200.0), ToolSettings(name="ruff-format", cron="30 4 * * *"))
-    rig, beats = Rig(repository, tool=tools), Beats()
+    rig, beats = Rig(repository, tool=tools, tools=("ruff", "ruff-format")), Beats()
     rig.discovery.arrange(beats)  # type: ignore[arg-type]
     assert (beats.every_, beats.at_) == ({"scan ruff": (7200.0, 7200.0)}, {"scan ruff-format": "30 4 * * *"})
     await rig.discovery.scan()
@@ -714,13 +714,13 @@ async def test_each_tool_has_its_own_pace_and_a_restart_does_not_begin_it_anew(r
         (row,) = rig.store.query("fact_get", key=f"scan:{name}")
         fact = {**json.loads(row["value"]), "at": long_ago.isoformat()}
         rig.store.execute("fact_put", key=f"scan:{name}", value=json.dumps(fact))
-    again = Rig(repository, tool=tools)
+    again = Rig(repository, tool=tools, tools=("ruff", "ruff-format"))
     again.discovery.arrange(beats)  # type: ignore[arg-type]
     assert beats.every_ == {"scan ruff": (7200.0, 200.0)}
     missed = next_local_fire("30 4 * * *", long_ago) <= rig.clock.now()
     assert again.discovery._due_at_start() == ["ruff", *(["ruff-format"] if missed else [])]
     nightly = (ToolSettings(name="ruff", cron="* * * * *"), ToolSettings(name="ruff-format", cron="0 0 29 2 *"))
-    assert Rig(repository, tool=nightly).discovery._due_at_start() == ["ruff"]
+    assert Rig(repository, tool=nightly, tools=("ruff", "ruff-format")).discovery._due_at_start() == ["ruff"]
 
 
 async def test_served_a_tool_whose_time_has_come_looks_and_the_others_do_not(rig: Rig) -> None:
