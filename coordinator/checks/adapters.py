@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks.failing_tests import FailingTests
 from coordinator.checks.pip_audit import PipAudit
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
@@ -22,6 +23,7 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     RuffLint(),
     RuffFormat(),
     PipAudit(),
+    FailingTests(),
 )
 
 ADAPTERS: Final[Mapping[str, ToolAdapter]] = MappingProxyType({adapter.name: adapter for adapter in _ALL})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NOTHING_COLLECTED: Final = "pytest found no tests"
 
-_EXIT: Final = MappingProxyType(
+PYTEST_EXITS: Final = MappingProxyType(
     {2: "was interrupted", 3: "had an internal error", 4: "could not be used", 5: NOTHING_COLLECTED}
 )
 _OPTIONS: Final = (
@@ -37,7 +37,7 @@ _OPTIONS: Final = (
     "--color=no",
     "-q",
 )
-_REPORT_BYTES: Final = 256 * 1024 * 1024
+LARGEST_REPORT_BYTES: Final = 256 * 1024 * 1024
 
 
 class PytestCheck:
@@ -54,13 +54,7 @@ class PytestCheck:
 
     async def run(self, tree: Path, scratch: Path) -> CheckOutcome:
         report = scratch / "junit.xml"
-        argv = [str(self._python), "-m", "pytest", *_OPTIONS, f"--junitxml={report}", f"--rootdir={tree}"]
-        argv += [f"--confcutdir={tree}"]
-        if not has_configuration(tree):
-            # Otherwise pytest goes up and uses a configuration of the folders above, the user's checkout among them.
-            empty = scratch / "pytest.ini"
-            empty.write_text("[pytest]\n")
-            argv += ["-c", str(empty)]
+        argv = [str(self._python), "-m", "pytest", *pytest_words(tree, scratch, report)]
         notes = origins.prepare(scratch)
         env = self._surroundings.environment(tree, scratch)
         env["PYTHONPATH"] += f"{os.pathsep}{notes}"
@@ -89,10 +83,10 @@ class PytestCheck:
         if ran.broken_by:
             return self._broken(ran, ran.broken_by, f"pytest {ran.problem}")
         if ran.code not in {0, 1}:
-            meaning = _EXIT.get(ran.code or 0, f"exited with {ran.code}")
+            meaning = PYTEST_EXITS.get(ran.code or 0, f"exited with {ran.code}")
             if ran.code == 5:
                 return self._broken(ran, BrokenBy.TREE, NOTHING_COLLECTED)
-            return self._broken(ran, BrokenBy.TREE, f"pytest {meaning}: {_complaint(ran.output)}")
+            return self._broken(ran, BrokenBy.TREE, f"pytest {meaning}: {pytest_complaint(ran.output)}")
         if "No module named pytest" in ran.output and not report.exists():
             return self._broken(ran, BrokenBy.ENVIRONMENT, f"pytest is not installed for {self._python}")
         try:
@@ -112,15 +106,28 @@ class PytestCheck:
         )
 
 
+def pytest_words(tree: Path, scratch: Path, report: Path) -> list[str]:
+    """The words behind ``pytest`` that make it run the tests of ``tree`` and write what came of them to ``report``."""
+    words = [*_OPTIONS, f"--junitxml={report}", f"--rootdir={tree}", f"--confcutdir={tree}"]
+    if not has_configuration(tree):
+        # Otherwise pytest goes up and uses a configuration of the folders above, the user's checkout among them.
+        empty = scratch / "pytest.ini"
+        empty.write_text("[pytest]\n")
+        words += ["-c", str(empty)]
+    return words
+
+
 def _why_none(failures: frozenset[str], output: str) -> str:
     if not failures:
         return "all of them were skipped"
     causes = [line[1:].strip() for line in output.splitlines() if line.startswith("E  ")]
     files = "the test file" if len(failures) == 1 else f"none of {len(failures)} test files"
-    return f"{files} could {'not ' * (len(failures) == 1)}be imported: {(causes or [_complaint(output)])[-1][:200]}"
+    return (
+        f"{files} could {'not ' * (len(failures) == 1)}be imported: {(causes or [pytest_complaint(output)])[-1][:200]}"
+    )
 
 
-def _complaint(output: str) -> str:
+def pytest_complaint(output: str) -> str:
     """The line that says what is wrong; pytest prints usage advice after it."""
     marked = [line.strip() for line in output.splitlines() if re.match(r"\s*(E  |ERROR|INTERNALERROR|!!+)", line)]
     return re.sub(r"^E +", "", (marked or [last_line(output)])[-1])[:200]
@@ -148,14 +155,14 @@ def has_configuration(tree: Path) -> bool:
 
 def read_report(report: Path) -> tuple[frozenset[str], frozenset[str]]:
     """The tests that ran and those that failed, by names like ``tests/test_a.py::TestB::test_c[1]``."""
-    if report.stat().st_size > _REPORT_BYTES:
-        raise ValueError(f"larger than {_REPORT_BYTES} bytes")
+    if report.stat().st_size > LARGEST_REPORT_BYTES:
+        raise ValueError(f"larger than {LARGEST_REPORT_BYTES} bytes")
     seen, failures = set(), set()
     for _, case in ElementTree.iterparse(report):
         if case.tag != "testcase":
             continue
         outcomes = {child.tag for child in case}
-        name = _test_name(case.get("file") or "", case.get("classname") or "", case.get("name") or "")
+        name = test_name(case.get("file") or "", case.get("classname") or "", case.get("name") or "")
         if outcomes & {"error", "failure"}:
             failures.add(name)
         if case.get("classname") and "skipped" not in outcomes:
@@ -164,7 +171,7 @@ def read_report(report: Path) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(seen), frozenset(failures)
 
 
-def _test_name(file: str, classname: str, name: str) -> str:
+def test_name(file: str, classname: str, name: str) -> str:
     if not classname:
         return file or name  # a file that could not be collected
     module = file.removesuffix(".py").replace("/", ".")

@@ -22,6 +22,7 @@ DISCOVERY_TOOLS: Final = (
     "ruff",
     "ruff-format",
     "pip-audit",
+    "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
 

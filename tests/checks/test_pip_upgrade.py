@@ -58,6 +58,13 @@ async def test_what_something_else_holds_in_place_is_left_alone(tmp_path: Path, 
     assert {name: (tree / name).read_text() for name in files} == files
 
 
+async def test_a_longer_version_is_another_one(tmp_path: Path) -> None:
+    text = 'project = {{ optional-dependencies = {{ x = ["a=={}"] }}, name = "b", dependencies = ["a=={}"] }}\n'
+    write_tree(tmp_path, **{"pyproject.toml": text.format("2.10.1", "2.10")})
+    assert len(await moved(tmp_path, "pyproject.toml", a=("2.11",))) == 2
+    assert (tmp_path / "pyproject.toml").read_text() == text.format("2.11", "2.11")
+
+
 async def test_a_pin_over_two_lines_is_moved_and_a_link_is_not_followed(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", **{"requirements.txt": "jinja2 \\\n  ==2.10\n"})
     write_tree(tmp_path, **{"outside.txt": "jinja2==2.10\n"})
