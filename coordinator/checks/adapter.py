@@ -98,10 +98,17 @@ class SourceLines:
 
     def at(self, path: str, line: int) -> str:
         """The line (1-based) without its indentation, at most 300 characters; empty when there is none."""
+        lines = self._lines(path)
+        return lines[line - 1].strip()[:300] if 0 < line <= len(lines) else ""
+
+    def holds(self, path: str, text: str) -> bool:
+        """Whether some line of the file has ``text`` in it."""
+        return any(text in line for line in self._lines(path))
+
+    def _lines(self, path: str) -> list[str]:
         if path not in self._files:
             self._files[path] = self._read(path)
-        lines = self._files[path]
-        return lines[line - 1].strip()[:300] if 0 < line <= len(lines) else ""
+        return self._files[path]
 
     def _read(self, path: str) -> list[str]:
         try:

@@ -12,6 +12,7 @@ from coordinator.checks.failing_tests import FailingTests
 from coordinator.checks.pip_audit import PipAudit
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
+from coordinator.checks.sarif_tools import SarifCommands, SarifFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,8 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     RuffLint(),
     RuffFormat(),
     PipAudit(),
+    SarifCommands(),
+    SarifFiles(),
     FailingTests(),
 )
 

@@ -22,6 +22,8 @@ DISCOVERY_TOOLS: Final = (
     "ruff",
     "ruff-format",
     "pip-audit",
+    "sarif",
+    "sarif-file",
     "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
@@ -78,8 +80,10 @@ def _tool(name: str, table: TomlTable) -> ToolSettings:
         table.wrong("cron", fault, _CRON)
     return ToolSettings(
         arguments=table.texts("arguments", usual.arguments, expected="an argument of the tool's command line"),
+        commands=_only_of("sarif", "commands", name, table, "a shell line that prints SARIF"),
         cron=" ".join(cron.split()),
         env=table.texts("env", usual.env, expected=_ENV_RULE, pattern=ENV_NAME),
+        files=_only_of("sarif-file", "files", name, table, "a SARIF file"),
         inside=table.flag("inside", usual.inside),
         interval_s=table.seconds("interval_s", 0.0, 1.0, 30 * _DAY_S) if "interval_s" in table else None,
         max_open=table.integer("max_open", 0, 0, 10_000) if "max_open" in table else None,
@@ -89,3 +93,11 @@ def _tool(name: str, table: TomlTable) -> ToolSettings:
         path=table.text("path", usual.path, expected="the path of a program"),
         timeout_s=table.seconds("timeout_s", usual.timeout_s, 0.1, _DAY_S),
     )
+
+
+def _only_of(tool: str, key: str, name: str, table: TomlTable, expected: str) -> tuple[str, ...]:
+    """Texts of a key that one tool alone has a use for."""
+    found = table.texts(key, (), expected=expected)
+    if found and name != tool:
+        table.wrong(key, f"is for {tool} alone, not for {name}")
+    return found

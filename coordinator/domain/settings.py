@@ -195,10 +195,14 @@ class ToolSettings:
 
     arguments: tuple[str, ...] = ()
     """Added to the tool's command line by every scan."""
+    commands: tuple[str, ...] = ()
+    """For ``sarif``: shell lines that print SARIF, run in a clean tree of the target."""
     cron: str = ""
     """When to scan with it, as five cron fields in local time; empty: every ``interval_s``."""
     env: tuple[str, ...] = ()
     """Variables of the daemon's environment that the tool sees besides those that ``[gate] env`` lets through."""
+    files: tuple[str, ...] = ()
+    """For ``sarif-file``: SARIF files, from the repository's top folder or absolute."""
     inside: bool = False
     """Whether a program from inside the project may be run (``node_modules/.bin``). Who may commit can then run programs
     here, with your rights, by being scanned."""

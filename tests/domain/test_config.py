@@ -286,6 +286,8 @@ interval_s = "24h"
         ('name = "ruff"\ncolour = "red"', "discovery.tool[0].colour"),
         ('name = "ruff"\ninterval_s = 0', "discovery.tool[0].interval_s"),
         ('name = "ruff"\n[[discovery.tool]]\nname = "ruff"', "discovery.tool[1].name"),
+        ('name = "ruff"\ncommands = ["x"]', "discovery.tool[0].commands"),
+        ('name = "sarif"\nfiles = ["x.sarif"]', "discovery.tool[0].files"),
     ],
 )
 def test_a_tool_s_table_that_cannot_be_is_named(line: str, key: str) -> None:
