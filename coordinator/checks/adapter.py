@@ -274,6 +274,21 @@ class ToolAdapter(Protocol):
         ...
 
 
+class FindingTool:
+    """The part of an adapter that is the same for every tool which finds and mends nothing."""
+
+    fixes: frozenset[Fix] = frozenset()
+
+    def accept(self, group: TaskGroup, options: Sequence[str]) -> str:
+        return accept_by_look(group)
+
+    def options_fault(self, options: Sequence[str]) -> str:
+        return f"asks for an option of a tool that has no fixes: {options[0]}" if options else ""
+
+    async def fix(self, task: FixTask) -> FixResult:
+        raise NotImplementedError("fixes is empty, so nobody asks")
+
+
 @lru_cache(maxsize=64)
 def glob_matcher(globs: tuple[str, ...]) -> Any:
     """A predicate of paths: any of ``globs`` fits the name, or the whole path when it has a ``/``."""

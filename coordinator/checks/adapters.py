@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.failing_tests import FailingTests
+from coordinator.checks.mypy_types import Mypy
 from coordinator.checks.pip_audit import PipAudit
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
@@ -26,6 +27,7 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     PipAudit(),
     SarifCommands(),
     SarifFiles(),
+    Mypy(),
     FailingTests(),
 )
 

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks import origins
-from coordinator.checks.adapter import UNREADABLE, SourceLines, broken, unavailable
+from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, broken, unavailable
 from coordinator.checks.pytest import LARGEST_REPORT_BYTES, PYTEST_EXITS, pytest_complaint, pytest_words, test_name
-from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified
+from coordinator.domain.finding import Finding, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from coordinator.checks.adapter import FixResult, FixTask, Printed, ScanOrder, TreeFiles
+    from coordinator.checks.adapter import Printed, ScanOrder, TreeFiles
     from coordinator.policy.grouping import TaskGroup
 
 _BROKEN_FILE: Final = "broken-test-file"
@@ -50,8 +50,7 @@ class FailedTest:
         return found[-1] if found and not self.inner else ""
 
 
-class FailingTests:
-    fixes: frozenset[Fix] = frozenset()
+class FailingTests(FindingTool):
     name = "pytest"
     own = False
     program = "pytest"
@@ -68,7 +67,7 @@ class FailingTests:
         if isinstance(first, ScanReport):
             return first
         failed, took_s = first
-        lacking = {one.file: one.lacks for one in failed if one.lacks and not _has_module(order.tree, one.lacks)}
+        lacking = {one.file: one.lacks for one in failed if one.lacks and not has_module(order.tree, one.lacks)}
         files = sorted({one.file for one in failed} - set(lacking))
         if files:
             second = await self._failed(order, files)
@@ -109,12 +108,6 @@ class FailingTests:
 
     def accept(self, group: TaskGroup, options: Sequence[str]) -> str:
         return shlex.join(["pytest", "-q", "-p", "no:cacheprovider", "--maxfail=0", "--", *group.files])
-
-    def options_fault(self, options: Sequence[str]) -> str:
-        return f"asks for an option of a tool that has no fixes: {options[0]}" if options else ""
-
-    async def fix(self, task: FixTask) -> FixResult:
-        raise NotImplementedError("pytest mends nothing: fixes is empty")
 
 
 def understood_tests(printed: Printed, report: Path) -> list[FailedTest] | ScanReport:
@@ -224,7 +217,8 @@ def _imported(tree: Path, file: str) -> Iterator[str]:
             yield from (f"{top}{stem}{end}" for top in ("", "src/") for end in (".py", "/__init__.py"))
 
 
-def _has_module(tree: Path, name: str) -> bool:
+def has_module(tree: Path, name: str) -> bool:
+    """Whether the tree has a top-level module or package of that name."""
     return any(
         (tree / top / f"{name}{end}").exists() for top in (".", "src") for end in ("", ".py", ".pyi", "/__init__.py")
     )

@@ -12,15 +12,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.checks.adapter import UNREADABLE, SourceLines, accept_by_look, broken, unavailable
+from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, accept_by_look, broken, unavailable
 from coordinator.checks.sarif_report import SarifReader
 from coordinator.checks.tool import last_line
-from coordinator.domain.finding import Fix, ScanReport, ScanStatus, identified
+from coordinator.domain.finding import ScanReport, ScanStatus, identified
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from coordinator.checks.adapter import FixResult, FixTask, Printed, ScanOrder, TreeFiles
+    from coordinator.checks.adapter import Printed, ScanOrder, TreeFiles
     from coordinator.domain.finding import Finding
     from coordinator.policy.grouping import TaskGroup
 
@@ -28,21 +28,14 @@ _LARGEST_BYTES: Final = 256 * 1024 * 1024
 _NOT_FOUND: Final = 127
 
 
-class _Sarif:
+class _Sarif(FindingTool):
     """What both ways have in common. The program is the shell, which runs the commands of the settings."""
 
-    fixes: frozenset[Fix] = frozenset()
     own = False
     program = "sh"
     reads = ("*",)
     remedy = "a POSIX shell"
     standard = False
-
-    def options_fault(self, options: Sequence[str]) -> str:
-        return f"asks for an option of a tool that has no fixes: {options[0]}" if options else ""
-
-    async def fix(self, task: FixTask) -> FixResult:
-        raise NotImplementedError("SARIF mends nothing: fixes is empty")
 
     def uncalled(self, files: TreeFiles, *, named: bool) -> str:
         return "" if named else "[discovery] tools does not name it"
@@ -67,9 +60,6 @@ class SarifCommands(_Sarif):
             found += answer
         report = await asyncio.to_thread(identified, found)
         return ScanReport(findings=report, status=ScanStatus.SCANNED, tool=self.name, took_s=took_s)
-
-    def accept(self, group: TaskGroup, options: Sequence[str]) -> str:
-        return accept_by_look(group)
 
 
 class SarifFiles(_Sarif):

@@ -24,6 +24,7 @@ DISCOVERY_TOOLS: Final = (
     "pip-audit",
     "sarif",
     "sarif-file",
+    "mypy",
     "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
