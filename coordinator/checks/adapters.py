@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.checks.failing_tests import FailingTests
 from coordinator.checks.mypy_types import Mypy
 from coordinator.checks.pip_audit import PipAudit
+from coordinator.checks.pyright_types import Pyright
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
 from coordinator.checks.sarif_tools import SarifCommands, SarifFiles
@@ -28,6 +29,7 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     SarifCommands(),
     SarifFiles(),
     Mypy(),
+    Pyright(),
     FailingTests(),
 )
 

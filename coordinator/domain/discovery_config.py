@@ -25,6 +25,7 @@ DISCOVERY_TOOLS: Final = (
     "sarif",
     "sarif-file",
     "mypy",
+    "pyright",
     "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
