@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks.deptry_requirements import Deptry
 from coordinator.checks.failing_tests import FailingTests
 from coordinator.checks.mypy_types import Mypy
 from coordinator.checks.pip_audit import PipAudit
@@ -15,6 +16,7 @@ from coordinator.checks.pyright_types import Pyright
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
 from coordinator.checks.sarif_tools import SarifCommands, SarifFiles
+from coordinator.checks.vulture_code import Vulture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +32,8 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     SarifFiles(),
     Mypy(),
     Pyright(),
+    Vulture(),
+    Deptry(),
     FailingTests(),
 )
 

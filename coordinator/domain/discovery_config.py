@@ -26,6 +26,8 @@ DISCOVERY_TOOLS: Final = (
     "sarif-file",
     "mypy",
     "pyright",
+    "vulture",
+    "deptry",
     "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
