@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.checks.deptry_requirements import Deptry
 from coordinator.checks.failing_tests import FailingTests
 from coordinator.checks.mypy_types import Mypy
+from coordinator.checks.npm_audit import NpmAudit
 from coordinator.checks.pip_audit import PipAudit
 from coordinator.checks.pyright_types import Pyright
 from coordinator.checks.ruff_format import RuffFormat
@@ -28,6 +29,7 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     RuffLint(),
     RuffFormat(),
     PipAudit(),
+    NpmAudit(),
     SarifCommands(),
     SarifFiles(),
     Mypy(),

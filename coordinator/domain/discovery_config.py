@@ -22,6 +22,7 @@ DISCOVERY_TOOLS: Final = (
     "ruff",
     "ruff-format",
     "pip-audit",
+    "npm-audit",
     "sarif",
     "sarif-file",
     "mypy",

@@ -1,0 +1,172 @@
+"""The real ``npm audit`` against a registry of our own."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+
+from coordinator.checks.adapter import Printed
+from coordinator.checks.npm_audit import NpmAudit, understood_npm
+from coordinator.checks.tool import ToolRun
+from coordinator.domain.finding import Fix, ScanReport, ScanStatus, Severity
+from tests.checks.hostile import spoilt
+from tests.checks.rig import files_of, order_for, told, write_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ADVISORY = {
+    "id": 1,
+    "url": "https://advisories.example/GHSA-aaaa-bbbb-cccc",
+    "title": "Prototype\npollution",
+    "severity": "moderate",
+    "vulnerable_versions": "<4.17.12",
+    "cwe": [],
+    "cvss": {"score": 6.5, "vectorString": None},
+}
+
+
+class Registry(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bad: dict[str, list[dict[str, Any]]] = {"lodash": [ADVISORY]}
+        self.endpoint = True
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return ("--registry", f"http://127.0.0.1:{self.server_port}/", "--fetch-retries", "0")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Registry
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+        found = {name: bad for name, bad in self.server.bad.items() if name in asked}
+        self._send(200 if self.server.endpoint else 405, found)
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        versions = {at: {"name": name, "version": at} for at in ("4.17.4", "4.17.21")}
+        self._send(200, {"name": name, "versions": versions, "dist-tags": {"latest": "4.17.21"}})
+
+    def _send(self, status: int, data: Any) -> None:
+        body = json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    server = Registry()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def package(wanted: str = "4.17.4") -> dict[str, str]:
+    manifest = {"name": "shop", "version": "1.0.0", "dependencies": {"lodash": wanted}}
+    entries = {"": manifest, "node_modules/lodash": {"version": "4.17.4"}}
+    lock = {"name": "shop", "version": "1.0.0", "lockfileVersion": 3, "requires": True, "packages": entries}
+    return {"package.json": json.dumps(manifest), "package-lock.json": json.dumps(lock, indent=2)}
+
+
+async def scan(tree: Path, scratch: Path, registry: Registry, **more: Any) -> ScanReport:
+    return await NpmAudit().scan(order_for(NpmAudit(), tree, scratch, arguments=registry.arguments, **more))
+
+
+async def test_each_lock_file_s_vulnerabilities_are_found_and_nothing_is_written(
+    tmp_path: Path, registry: Registry
+) -> None:
+    tree = write_tree(tmp_path / "tree", **package())
+    write_tree(tree / "web", **package("^4.0.0"))
+    report = await scan(tree, tmp_path / "1", registry)
+    assert report.status is ScanStatus.SCANNED, report.reason
+    assert told(report) == [
+        ("GHSA-aaaa-bbbb-cccc", "package-lock.json", 14),
+        ("GHSA-aaaa-bbbb-cccc", "web/package-lock.json", 14),
+    ]
+    top, web = report.findings
+    assert (top.package, top.installed, top.severity, top.cvss) == ("lodash", "4.17.4", Severity.MEDIUM, 6.5)
+    assert (top.fix, top.fix_version, top.scope, web.scope) == (Fix.NONE, "4.17.21", "", "web")
+    assert top.suggestion.startswith("npm install lodash@4.17.21")
+    assert web.suggestion == "npm audit fix --package-lock-only"
+    assert top.message == "lodash 4.17.4 has a known vulnerability, GHSA-aaaa-bbbb-cccc: Prototype pollution"
+    names = sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*"))
+    assert names == ["package-lock.json", "package.json", "web", "web/package-lock.json", "web/package.json"]
+    registry.bad = {}
+    report = await scan(tree, tmp_path / "2", registry)
+    assert (report.status, report.findings) == (ScanStatus.SCANNED, ())
+
+
+async def test_a_registry_without_an_answer_makes_nothing_clean(tmp_path: Path, registry: Registry) -> None:
+    tree = write_tree(tmp_path / "tree", **package())
+    registry.endpoint = False
+    report = await scan(tree, tmp_path / "1", registry)
+    assert (report.status, "405" in report.reason) == (ScanStatus.UNAVAILABLE, True)
+    nowhere = ("--registry", "http://127.0.0.1:9/", "--fetch-retries", "0")
+    report = await NpmAudit().scan(order_for(NpmAudit(), tree, tmp_path / "2", arguments=nowhere))
+    assert report.status is ScanStatus.UNAVAILABLE
+    (tree / "package-lock.json").write_text("{")
+    assert (await scan(tree, tmp_path / "3", registry)).status is ScanStatus.BROKEN
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 1", "exit 7", "echo '{'; exit 1", "echo '{}'; exit 1", "kill -9 $$",
+                                    "echo '{\"vulnerabilities\": {}}'; exit 1"])  # fmt: skip
+async def test_what_nobody_can_read_is_broken(tmp_path: Path, registry: Registry, script: str) -> None:
+    fake = tmp_path / "npm"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    report = await scan(write_tree(tmp_path / "tree", **package()), tmp_path / "s", registry, program=fake)
+    assert report.status is ScanStatus.BROKEN
+    assert report.reason
+
+
+def test_it_is_called_for_by_a_lock_file(tmp_path: Path) -> None:
+    assert NpmAudit().uncalled(files_of(write_tree(tmp_path / "1", **{"package.json": "{}"})), named=True)
+    assert NpmAudit().uncalled(files_of(write_tree(tmp_path / "2", **package())), named=False) == ""
+
+
+HONEST = {
+    "auditReportVersion": 2,
+    "vulnerabilities": {
+        "lodash": {
+            "name": "lodash",
+            "via": [
+                {"source": 1, "title": "t", "url": "u/GHSA-x", "severity": "high", "cvss": {"score": 5.0}},
+                "minimist",
+            ],
+            "nodes": ["node_modules/lodash"],
+            "fixAvailable": {"name": "lodash", "version": "4.17.21", "isSemVerMajor": False},
+        }
+    },
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(spoilt(HONEST))
+def test_whatever_the_report_holds_it_is_read_or_broken(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    folder = write_tree(tmp_path_factory.mktemp("report"), **package())
+    (folder / "out").write_bytes(raw)
+    answer = understood_npm(folder, "package-lock.json", Printed(out=folder / "out", ran=ToolRun(code=1, output="")))
+    if isinstance(answer, ScanReport):
+        assert answer.status in {ScanStatus.BROKEN, ScanStatus.UNAVAILABLE}
+        assert answer.reason
+    else:
+        assert all(one.place.path == "package-lock.json" and isinstance(one.message, str) for one in answer)
