@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.deptry_requirements import Deptry
+from coordinator.checks.eslint_code import Eslint
 from coordinator.checks.failing_tests import FailingTests
 from coordinator.checks.mypy_types import Mypy
 from coordinator.checks.npm_audit import NpmAudit
@@ -36,6 +37,7 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     Pyright(),
     Vulture(),
     Deptry(),
+    Eslint(),
     FailingTests(),
 )
 

@@ -29,6 +29,7 @@ DISCOVERY_TOOLS: Final = (
     "pyright",
     "vulture",
     "deptry",
+    "eslint",
     "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
