@@ -125,7 +125,7 @@ async def test_the_first_byte_of_a_probe_closes_it_and_lets_the_others_go_at_onc
             await house.reply(body=body(number))
         bad = False
         waiting = asyncio.ensure_future(replies(house, 8, first=10))
-        await until(lambda: len(upstream.seen) == 4)
+        await until(lambda: len(upstream.seen) >= 4)
         began = time.monotonic()
         await until(lambda: len(upstream.seen) == 11)
         assert time.monotonic() - began < 0.2, "no call has ended yet, and none waits for its next look"
