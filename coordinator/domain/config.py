@@ -188,6 +188,7 @@ def _gateway(table: TomlTable) -> GatewaySettings:
         retries=table.integer("retries", usual.retries, 0, 10),
         retry_share=table.number("retry_share", usual.retry_share, 0.0, 1.0),
         room=table.integer("room", usual.room, 0, 1_000_000),
+        stall_s=table.seconds("stall_s", usual.stall_s, 0.1, _DAY_S),
         total_budget_usd=table.number("total_budget_usd", usual.total_budget_usd, 0.0, 1e9),
         upstreams=upstreams_from(table),
         width=table.integer("width", usual.width, 1, 100_000),

@@ -167,6 +167,9 @@ class GatewaySettings:
     """Retries may make up this share of all calls at most: when everything fails, trying again is what keeps it failing."""
     room: int = 512
     """Calls that may wait for an upstream; more are turned away at once."""
+    stall_s: float = 300.0
+    """A client that has taken nothing of its answer for so long, though there is more for it, is hung up on: its chair and what
+    is set aside for it are wanted by others."""
     total_budget_usd: float = 0.0
     """What all calls together may cost since the book was begun. 0: no limit."""
     upstreams: tuple[UpstreamSettings, ...] = ()

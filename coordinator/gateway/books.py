@@ -74,10 +74,26 @@ class Books:
         """Whether anything stands against what this call may cost."""
         return (self._limited or call.who.budget_usd > 0) and call.dialect not in _FREE
 
-    def hold(self, call: Call, price: Price | None, body_bytes: int, max_tokens: int) -> Hold | None:
+    def hold(
+        self,
+        call: Call,
+        price: Price | None,
+        body_bytes: int,
+        max_tokens: int,
+        *,
+        before: Hold | None = None,
+        so_far: int = 0,
+    ) -> Hold | None:
         """Set aside what the call may cost: of a stream its input and a first step, else all of it. None: there is nothing to
-        limit. Raises ``Denied``: 402, or 429 while other calls have set aside what it would need."""
+        limit. Raises ``Denied``: 402, or 429 while other calls have set aside what it would need.
+
+        ``before``: of another caller, who paid until now for the same upstream call, of which about ``so_far`` tokens have
+        come. It is free when this returns, and as it was when this raises.
+        """
         if not self.limits(call):
+            if before is not None:
+                before.purse.settle(before.reservation, 0.0)
+                self._stir()
             return None
         if price is None:
             said = (
@@ -85,10 +101,10 @@ class Books:
             )
             raise Denied(Denial.OVER_BUDGET, said)
         purse = self._purse(call.claim[0], call.who.budget_usd)
+        output = min(max_tokens, STEP_TOKENS + int(so_far * _CAUTION)) if call.stream else max_tokens
         ratio = self._ratios.get(call.claim, _FIRST_RATIO)
-        output = min(max_tokens, STEP_TOKENS) if call.stream else max_tokens
         wanted = worst_case_usd(body_bytes, output, price, tokens_per_byte=ratio)
-        made = purse.reserve(wanted)
+        made = purse.reserve(wanted) if before is None else before.purse.hand_on(before.reservation, purse, wanted)
         if isinstance(made, BudgetRefusal):
             later = made.reserved_usd > 0 and made.spent_usd + made.wanted_usd <= made.limit_usd
             raise Denied(Denial.LIMITED if later else Denial.OVER_BUDGET, str(made))
@@ -120,14 +136,15 @@ class Books:
         return True
 
     def settle(self, call: Call, hold: Hold | None, price: Price | None, usage: TokenUsage, body_bytes: int) -> None:
-        """The call is over; what it cost is in it from now on."""
+        """What was carried for it is over; what that cost is in the call from now on."""
         call.priced = price is not None and not call.estimated
-        call.cost_usd = cost_usd(usage, price) if price is not None else 0.0
+        cost = cost_usd(usage, price) if price is not None else 0.0
+        call.cost_usd += cost
         if hold is not None:
-            hold.purse.settle(hold.reservation, call.cost_usd)
+            hold.purse.settle(hold.reservation, cost)
             self._stir()
-        elif call.cost_usd:
-            self._purse(call.claim[0], call.who.budget_usd).spend(call.cost_usd)
+        elif cost:
+            self._purse(call.claim[0], call.who.budget_usd).spend(cost)
         if hold is not None and usage.prompt_tokens and body_bytes:
             if len(self._ratios) >= _AGENTS:
                 self._ratios.clear()

@@ -49,6 +49,8 @@ class CallEnding(enum.StrEnum):
     """The upstream's answer was passed on whole, whatever its status."""
     SHED = "shed"
     """It was not sent up: too many wait."""
+    STALLED = "stalled"
+    """The caller took nothing of its answer for too long, and was hung up on."""
     STOPPED = "stopped"
     """The gateway stops."""
     UNREACHED = "unreached"
@@ -60,7 +62,6 @@ class Call:
 
     __slots__ = (
         "answer_model",
-        "asked_at",
         "began",
         "between_events",
         "bytes_down",
@@ -75,7 +76,7 @@ class Call:
         "exchange",
         "finish",
         "first_at",
-        "heard_at",
+        "full_at",
         "id",
         "lane",
         "leave",
@@ -98,7 +99,6 @@ class Call:
 
     def __init__(self, claim: Claim, who: Claimant, dialect: Dialect, path: str, began: float) -> None:
         self.answer_model = self.finish = ""
-        self.asked_at = 0.0
         self.began = began
         self.between_events = False
         self.bytes_down = 0
@@ -112,7 +112,7 @@ class Call:
         self.estimated = False
         self.exchange: Exchange | None = None
         self.first_at = 0.0
-        self.heard_at = 0.0
+        self.full_at = 0.0
         self.id = ""
         self.lane = who.lane
         self.leave: Callable[[CallEnding], bool] | None = None
@@ -133,7 +133,8 @@ class Call:
         self.who = who
 
     def cut(self, ending: CallEnding) -> None:
-        """End it at once, on the gateway's loop; the first reason counts."""
+        """End it at once, on the gateway's loop; the first reason counts. For endings that are this caller's own: others may
+        listen to the same upstream call (``Delivery.end`` is for what ends that)."""
         if self.cut_for is None and not self.over:
             self.cut_for = ending
             if self.leave is not None and self.leave(ending):

@@ -7,12 +7,15 @@ retries has room for; what an upstream said last is what the caller hears. Doors
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.errors import Shed, ShedReason
 from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.endings import NOTHING_LEFT
+from coordinator.gateway.errand import Errand
 from coordinator.gateway.upstream_error import ERROR_BYTES, refuses_key, told_error
 from coordinator.kit.wire import AnswerCut, NotReached
 from coordinator.policy.circuit_breaker import CallFault
@@ -50,18 +53,17 @@ class UpRequest:
     head: RequestLines
 
 
-class Delivery(Protocol):
-    """Who wants the answer."""
+class Delivery(Errand, ABC):
+    """What is asked, and who wants the answer."""
 
-    @property
-    def begun(self) -> bool:
-        """A byte of an answer's body was passed on."""
-
+    @abstractmethod
     def request(self, station: Station) -> UpRequest: ...
 
+    @abstractmethod
     async def take(self, station: Station, answer: Answer | EchoAnswer) -> None:
         """The whole of a good answer. Raises ``AnswerCut`` and ``FailedWithin``."""
 
+    @abstractmethod
     async def take_error(self, station: Station, failure: Failure) -> None:
         """An error that the upstream told, as it told it."""
 
@@ -101,16 +103,23 @@ class Courier:
         self._inference = inference
         self._meters = meters
         self._dials = dials
+        self._under_way: set[Errand] = set()
         self.heard: Callable[[Station, str], object] = lambda _station, _why: None
         """Told of an upstream that is in trouble (why), or well again (empty)."""
 
+    def look(self, now: float) -> None:
+        """Called from time to time: calls of which nothing comes are ended."""
+        for errand in tuple(self._under_way):
+            errand.check(now)
+
     async def carry(self, call: Call, stations: Sequence[Station], delivery: Delivery) -> None:
-        """Until the delivery has a whole answer, or the upstream's last error. Raises ``Denied`` when there is none to pass on;
-        ``AnswerCut`` when an answer broke off of which something was passed on."""
+        """Until the delivery has a whole answer, or the upstream's last error. Raises ``Denied`` when there is none to pass on,
+        and ``AnswerCut`` when an answer broke off of which something was passed on."""
         until = call.began + self._dials.hold_s
         failures, last = 0, None
         now = self._clock.monotonic()
         self._budget.note_request(now)
+        delivery.task = asyncio.current_task()
         while True:
             station = stations[0] if len(stations) == 1 else self._next(call, stations, last)
             turn = station.try_enter(call, now, self._inference)
@@ -168,7 +177,8 @@ class Courier:
         now = self._clock.monotonic()
         call.tries += 1
         call.upstream = station.name
-        call.asked_at = now
+        delivery.station, delivery.asked_at = station, now
+        self._under_way.add(delivery)
         if call.tries == 1:
             call.wait_s = now - call.began
         try:
@@ -186,7 +196,8 @@ class Courier:
         except asyncio.CancelledError:
             return self._cancelled(call, station, delivery)
         finally:
-            call.asked_at = 0.0
+            delivery.asked_at = 0.0
+            self._under_way.discard(delivery)
 
     async def _tried(self, call: Call, station: Station, turn: int, delivery: Delivery) -> Failure | None:
         request = delivery.request(station)
@@ -211,15 +222,18 @@ class Courier:
                 answer.close()
 
     def _cancelled(self, call: Call, station: Station, delivery: Delivery) -> Failure:
-        """A call that was cut because nothing came of it is a failure of the upstream's; any other is nobody's."""
-        if call.cut_for is not CallEnding.LATE:
+        """That nothing came is a failure of the upstream's. Any other end is nobody's; where all who listened left at the same
+        time, it is theirs."""
+        ending, delivery.cut_for = delivery.cut_for, None
+        if ending is None or delivery.task is None or delivery.task.uncancel():
             station.breaker(call.model).abandon(self._clock.monotonic())
             raise asyncio.CancelledError
+        if ending is CallEnding.BUDGET:
+            station.breaker(call.model).abandon(self._clock.monotonic())
+            raise Denied(Denial.OVER_BUDGET, NOTHING_LEFT)
         failure = self._failed(station, call, Failure(fault=CallFault.TIMEOUT, why="it took too long"))
-        if delivery.begun or call.task is None:
-            raise asyncio.CancelledError
-        call.task.uncancel()
-        call.cut_for = None
+        if delivery.begun:
+            raise Denied(Denial.TOO_LATE, f"{station.name} stood still for too long")
         return failure
 
     def _failed(self, station: Station, call: Call, failure: Failure) -> Failure:

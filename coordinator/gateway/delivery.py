@@ -12,7 +12,7 @@ from coordinator.domain.upstream import UpstreamKind
 from coordinator.domain.usage import TokenUsage
 from coordinator.gateway.books import LOOK_BYTES
 from coordinator.gateway.calls import NO_USAGE, CallEnding
-from coordinator.gateway.courier import UpRequest
+from coordinator.gateway.courier import Delivery, UpRequest
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.gateway.google_call import google_body, google_target
 from coordinator.gateway.routing import spoken
@@ -46,15 +46,16 @@ _BYTES_PER_TOKEN: Final = 4
 """Of a request, about: what is assumed where the upstream does not tell."""
 
 
-class RelayDelivery:
+class RelayDelivery(Delivery):
     """One call's; used for each try in turn. ``rest`` is the protocol's own path with its query, ``body`` the request's, plain.
-    With a ``member`` others may find it, with a ``flight`` they hear it too. ``usage`` is what all tries used, up to date after
-    ``account``.
+    With a ``member`` others may find it, with a ``flight`` they hear it too. ``hold`` is what the one who pays has set aside,
+    ``usage`` what all tries used, up to date after ``account``. ``stopped``: it was ended behind a whole event.
     """
 
     def __init__(
         self, exchange: Exchange, call: Call, rest: bytes, body: bytes, clock: Clock, books: Books, alias: bytes
     ) -> None:
+        super().__init__(call)
         self._alias = alias
         self._answer: Answer | EchoAnswer | None = None
         self._body = body
@@ -66,13 +67,29 @@ class RelayDelivery:
         self._look_at = LOOK_BYTES
         self._reader: UsageReader | None = None
         self._rest = rest
-        self._stopped = False
         self._translation: Translation | None = None
-        self.begun = False
         self.flight: Flight | None = None
         self.member: Asked | None = None
         self.hold: Hold | None = None
+        self.stopped = False
         self.usage = NO_USAGE
+
+    @property
+    def body_bytes(self) -> int:
+        return len(self._body)
+
+    @property
+    def heard_bytes(self) -> int:
+        return self._reader.output_bytes if self._reader is not None else 0
+
+    @property
+    def held(self) -> bool:
+        return self._exchange.full if self.flight is None else self.flight.full
+
+    @property
+    def tokens_so_far(self) -> int:
+        """Of this try, about."""
+        return self._reader.tokens_so_far if self._reader is not None else 0
 
     def request(self, station: Station) -> UpRequest:
         call, exchange, kind = self._call, self._exchange, station.upstream.kind
@@ -170,7 +187,7 @@ class RelayDelivery:
             return
         call = self._call
         if call.stream:
-            call.between_events = self._stopped or reader.between_events
+            call.between_events = self.stopped or reader.between_events
         reader.end()
         usage = reader.usage
         self._call.answer_model = reader.model
@@ -193,7 +210,8 @@ class RelayDelivery:
             self._answer.divert(flight)
 
     def _tap(self, reader: UsageReader, answer: Answer | EchoAnswer) -> Callable[[bytes], None]:
-        feed = self._watched(reader, answer) if self.hold is not None and self._call.stream else reader.feed
+        watched = self._call.stream and (self.hold is not None or self.member is not None)
+        feed = self._watched(reader, answer) if watched else reader.feed
         if self.member is None:
             return feed
         keep = self.member.keep
@@ -212,19 +230,26 @@ class RelayDelivery:
             if reader.output_bytes >= self._look_at:
                 self._look_at = reader.output_bytes + LOOK_BYTES
                 if self.hold is not None and not self._books.goes_on(self.hold, reader.tokens_so_far):
-                    self._call.cut(CallEnding.BUDGET)
-                    self._stop(data, answer)
+                    self._unpaid(data, answer)
 
         return feed
+
+    def _unpaid(self, data: bytes, answer: Answer | EchoAnswer) -> None:
+        """Nothing more can be set aside by the one who pays."""
+        if self.flight is None:
+            self._call.cut(CallEnding.BUDGET)
+            self._stop(data, answer)
+        elif not self.flight.hand_on():
+            self._stop(data, answer)
 
     def _stop(self, data: bytes, answer: Answer | EchoAnswer) -> None:
         """Of what came last only whole events are passed on, so that a word why can follow them."""
         ends = [at + len(mark) for mark in _EVENT_ENDS if (at := data.rfind(mark)) >= 0]
         plain = field(answer.headers, b"content-encoding") in (b"", b"identity")
         if self._translation is not None:  # gives whole events alone
-            self._stopped = True
-        elif plain and ends and max(ends) < len(data) and not self._call.over:
-            self._stopped = True
+            self.stopped = True
+        elif plain and ends and max(ends) < len(data) and (self.flight is not None or not self._call.over):
+            self.stopped = True
             (self.flight or self._exchange).send(data[: max(ends)])
             answer.close()
 

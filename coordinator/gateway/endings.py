@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from coordinator.gateway.calls import Call
     from coordinator.gateway.keys import Claim
 
+NOTHING_LEFT: Final = "nothing is left of the budget for the rest of this answer"
+
 _ENDINGS: Final[Mapping[Denial, CallEnding]] = {
     Denial.LIMITED: CallEnding.LIMITED,
     Denial.OVERLOADED: CallEnding.SHED,
@@ -25,6 +27,10 @@ _ENDINGS: Final[Mapping[Denial, CallEnding]] = {
     Denial.TOO_LATE: CallEnding.LATE,
     Denial.UNREACHED: CallEnding.UNREACHED,
 }
+
+
+class CallerStalled(ConnectionError):
+    """A caller of a shared answer read so slowly that it was given up."""
 
 
 def ending_of(denied: Denied) -> CallEnding:
@@ -38,9 +44,7 @@ def why_cut(call: Call) -> Denied:
         case CallEnding.REVOKED:
             return Denied(Denial.NOT_ALLOWED, revoked(call.claim))
         case CallEnding.BUDGET:
-            return Denied(Denial.OVER_BUDGET, "nothing is left of the budget for the rest of this answer")
-        case CallEnding.LATE:
-            return Denied(Denial.TOO_LATE, f"{call.upstream} stood still for too long")
+            return Denied(Denial.OVER_BUDGET, NOTHING_LEFT)
         case _:
             return Denied(Denial.STOPPING, "the gateway restarts; try again", retry_after_s=1.0)
 

@@ -209,7 +209,7 @@ class Engine:
                 await station.source.close()
 
     async def _look(self) -> None:
-        """What is done now and then: limits' ticks, the day's budget, calls of which nothing comes."""
+        """What is done now and then: limits' ticks, the day's budget, calls of which nothing comes or is taken."""
         while True:
             await self._clock.sleep(_LOOK_S)
             now = self._clock.monotonic()
@@ -218,24 +218,17 @@ class Engine:
             today = self._clock.now().date()
             self.books.roll_over(today)
             self._prices.roll_over(today)
+            self._courier.look(now)
             for call in self._calls.open():
                 self._check(call, now)
 
     def _check(self, call: Call, now: float) -> None:
-        """A call of which nothing comes for too long is cut. Who is slow to read is not the upstream's fault."""
-        station = next((one for one in self.stations if one.name == call.upstream), None)
+        """A caller that takes nothing of its answer is hung up on: others want its chair, and what is set aside for it."""
         exchange = call.exchange
-        if station is None or not call.asked_at:
-            return
-        described = station.upstream.settings
-        if not call.first_at:
-            if now - call.asked_at > described.first_byte_s:
-                call.cut(CallEnding.LATE)
-            return
-        if exchange is not None and (exchange.sent_bytes != call.seen_bytes or exchange.full):
-            call.seen_bytes, call.heard_at = exchange.sent_bytes, now
-        elif now - max(call.heard_at, call.first_at) > described.silence_s:
-            call.cut(CallEnding.LATE)
+        if exchange is None or not exchange.full or exchange.sent_bytes != call.seen_bytes:
+            call.full_at, call.seen_bytes = now, exchange.sent_bytes if exchange is not None else 0
+        elif now - call.full_at > self._order.settings.stall_s:
+            call.cut(CallEnding.STALLED)
 
     # -- what a person may ask and turn --------------------------------------------------------------------------------
 

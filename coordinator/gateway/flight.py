@@ -22,20 +22,24 @@ Who joins waits for ``Seat.landed`` (being cancelled leaves the flight), and ask
   cannot be told. After ``head`` all get what came, and then the break.
 * *Back pressure*: the upstream is held while everybody's connection is full. Who reads more slowly than others has an offset
   of its own into what is kept, and is cut off when it lags by more than ``max_bytes``.
-* *Money*: ``payer`` is one seat at any time: the first caller, and when it leaves the first who remains. ``Seat.saved`` says,
-  after landing, whether this one's call was really avoided.
+* *Money*: ``payer`` is one seat at any time: the first caller, and when it leaves before the end the ``heir`` among those who
+  remain. When none can pay it stays with who left, and ``heir`` sees to it that the call ends. ``Seat.saved`` says, after
+  landing, whether this one's call was really avoided.
+* *Who ends it*: leaving is a caller's own affair. What ends the upstream call ends it for all: ``cut``, and ``why`` tells each
+  that had a part of it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from coordinator.gateway.seat import AnswerHead, Landing, Seat
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from coordinator.gateway.dialect import Denied
     from coordinator.gateway.retold import Retold
     from coordinator.gateway.seat import Likeness, Outlet
     from coordinator.kit.wire import RawHeaders
@@ -44,24 +48,37 @@ _JOINED_BYTES: Final = 64 * 1024
 """What was missed is given in portions of about this size."""
 
 
-class Flight:
-    """``abandon`` ends the upstream call (it cancels the task that makes it); it is called when nobody is left to answer, but
-    for the first caller, whose own leaving ends its task anyway. ``on_change``: it is open no more, or nobody is in it.
+class FlightHost(Protocol):
+    """Who makes the upstream call."""
 
-    ``answered`` and ``kept``: its first caller was given that head, and the pieces that came after it, before there was a
+    def abandon(self) -> object:
+        """End it (cancel the task that makes it). Called when nobody is left to answer, but for the first caller, whose own
+        leaving ends its task anyway."""
+
+    def changed(self, flight: Flight) -> object:
+        """It is open no more, or nobody is in it."""
+
+    def given_up(self) -> object:
+        """The first caller was too slow, and the call goes on for others."""
+
+    def heir(self, seats: Sequence[Seat]) -> Seat | None:
+        """Which of those who remain pays from now on; None: nobody can, and the call is ended."""
+
+
+class Flight:
+    """``answered`` and ``kept``: its first caller was given that head, and the pieces that came after it, before there was a
     flight.
     """
 
     __slots__ = (
-        "_abandon",
         "_bytes",
         "_first",
         "_held",
         "_hold",
+        "_host",
         "_kept",
         "_loop",
         "_max_bytes",
-        "_on_change",
         "_only",
         "_release",
         "_seats",
@@ -74,6 +91,7 @@ class Flight:
         "pieces",
         "unfinished",
         "whole",
+        "why",
     )
 
     def __init__(
@@ -81,23 +99,21 @@ class Flight:
         outlet: Outlet,
         who: Hashable,
         *,
-        abandon: Callable[[], object],
         answered: AnswerHead | None = None,
+        host: FlightHost,
         kept: list[bytes] | None = None,
         loop: asyncio.AbstractEventLoop,
         max_bytes: int,
         more: Iterable[tuple[bytes, bytes]] = (),
-        on_change: Callable[[Flight], None],
     ) -> None:
-        self._abandon = abandon
         self._kept = kept or []
         self._bytes = sum(map(len, self._kept))
         self._first = 0  # the number of the first piece that is kept
         self._held = False
         self._hold: Callable[[], None] | None = None
+        self._host = host
         self._loop = loop
         self._max_bytes = max_bytes
-        self._on_change = on_change
         self._release: Callable[[], None] | None = None
         self.answered = answered
         self.barred: set[Hashable] = set()
@@ -112,6 +128,8 @@ class Flight:
         self.unfinished: set[Hashable] = set()
         """Who left without the whole of it."""
         self.whole = False
+        self.why: Denied | None = None
+        """What those are told who had a part of it when it ended; None: the upstream broke off."""
         self._seats = [self.lead]
         self._only: Seat | None = self.lead  # who is alone and has everything: nothing is counted for it but its pieces
         if answered is not None:
@@ -220,13 +238,20 @@ class Flight:
         """The caller hung up, or may not have an answer any more. True: the upstream call goes on for others."""
         if seat.landing is None:
             self.remove(seat, Landing.LEFT)
-        return bool(self._seats) and not self.over
+        return bool(self._seats) and not self.over and self.payer is not seat
+
+    def hand_on(self) -> bool:
+        """Who pays cannot pay for more. Whether another does from now on."""
+        heir = self._host.heir([seat for seat in self._seats if seat is not self.payer])
+        if heir is not None:
+            self.payer = heir
+        return heir is not None
 
     def shut(self) -> None:
         """Nobody joins any more."""
         if self.open:
             self.open = False
-            self._on_change(self)
+            self._host.changed(self)
 
     # -- called by seats -----------------------------------------------------------------------------------------------
 
@@ -254,10 +279,14 @@ class Flight:
         """It has everything, or gets no more."""
         self._seats.remove(seat)
         seat.land(landing)
-        if landing is Landing.LEFT or landing is Landing.BROKEN:
+        if landing is not Landing.WHOLE and landing is not Landing.ALONE:
             self.unfinished.add(seat.who)
-        if self.payer is seat and self._seats and not self.whole:
-            self.payer = self._seats[0]
+        if self.payer is seat and self._seats and not self.over:
+            heir = self._host.heir(self._seats)
+            if heir is None:
+                self.shut()
+            else:
+                self.payer = heir
         if self._seats:
             self._only = self._alone()
             self.pace()
@@ -265,9 +294,9 @@ class Flight:
         if not self.over:
             self.over = True  # what its call still gives is for nobody
             if seat is not self.lead:
-                self._abandon()
+                self._host.abandon()
         self.open = False
-        self._on_change(self)
+        self._host.changed(self)
 
     # -- itself --------------------------------------------------------------------------------------------------------
 
@@ -278,7 +307,7 @@ class Flight:
         for seat in tuple(self._seats):
             seat.pump()
         if self._seats:
-            self._on_change(self)
+            self._host.changed(self)
 
     def _alone(self) -> Seat | None:
         only = self._seats[0]
@@ -298,4 +327,6 @@ class Flight:
             if self._bytes <= self._max_bytes or least == max(seat.taken for seat in self._seats):
                 return  # all are equally far: the upstream is held, and what came was under way
             for seat in [seat for seat in self._seats if seat.taken == least]:
-                seat.drop()
+                seat.drop(Landing.STALLED)
+                if seat is self.lead and self._seats:
+                    self._host.given_up()

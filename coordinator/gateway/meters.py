@@ -207,13 +207,15 @@ def budget_meters(purses: Iterable[Purse]) -> Iterable[Meter]:
     spent = {(name,): purse.spent_usd for name, purse in known}
     reserved = {(name,): purse.reserved_usd for name, purse in known}
     limits = {(name,): purse.limit_usd for name, purse in known if purse.limit_usd != NO_LIMIT}
-    beyond = {(name,): purse.overshoot_usd for name, purse in known if purse.limit_usd != NO_LIMIT}
+    passed = {(name,): max(purse.spent_usd - purse.limit_usd, 0.0) for name, purse in known if (name,) in limits}
+    dearer = {(name,): purse.overshoot_usd for name, purse in known}
     labels = ("budget",)
     yield _gauge("orchestrator_budget_spent_usd", "Spent, USD.", labels, spent)
     yield _gauge("orchestrator_budget_reserved_usd", "Set aside for calls under way, USD.", labels, reserved)
     yield _gauge("orchestrator_budget_limit_usd", "Limits that are set, USD.", labels, limits)
+    yield _gauge("orchestrator_budget_overshoot_usd", "Spent beyond the limit, USD.", labels, passed)
     about = "What calls cost beyond what was set aside for them, USD."
-    yield _gauge("orchestrator_budget_overshoot_usd", about, labels, beyond)
+    yield _gauge("orchestrator_budget_underestimated_usd", about, labels, dearer)
 
 
 def _add(table: dict[Labels, int] | dict[Labels, float], labels: Labels, more: float) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from coordinator.domain.upstream import UpstreamKind
 from coordinator.gateway.calls import Call
-from coordinator.gateway.courier import UpRequest
+from coordinator.gateway.courier import Delivery, UpRequest
 from coordinator.gateway.delivery import RelayDelivery
 from coordinator.gateway.dialect import Denial, Denied, Dialect, Family
 from coordinator.gateway.fast_json import encode
@@ -226,7 +226,8 @@ class _Inquiry:
         call = self._call
         own = Call(call.claim, call.who, call.dialect, call.path, call.began)
         own.id = call.id
-        delivery = _Fetched(self._target(station.upstream.kind, name, after), self._fields(station.upstream.kind))
+        kind = station.upstream.kind
+        delivery = _Fetched(self._call, self._target(kind, name, after), self._fields(kind))
         try:
             await self._courier.carry(own, (station,), delivery)
         finally:
@@ -285,13 +286,13 @@ class _Inquiry:
         return fields
 
 
-class _Fetched:
+class _Fetched(Delivery):
     """A delivery that keeps the answer. ``failure``: the upstream's own error."""
 
-    def __init__(self, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, call: Call, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(call)
         self._fields = fields
         self._target = target
-        self.begun = False
         self.body = b""
         self.failure: Failure | None = None
 

@@ -14,8 +14,9 @@ from coordinator.domain.upstream import UpstreamKind
 from coordinator.domain.usage import TokenUsage
 from coordinator.gateway import fast_json
 from coordinator.gateway.books import LOOK_BYTES
-from coordinator.gateway.courier import FailedWithin, UpRequest
+from coordinator.gateway.courier import Delivery, FailedWithin, UpRequest
 from coordinator.gateway.dialect import Denial, Denied, Dialect
+from coordinator.gateway.endings import NOTHING_LEFT
 from coordinator.gateway.prompt import request_body
 from coordinator.gateway.routing import spoken
 from coordinator.gateway.translate_answer import answer_to_anthropic, error_to_anthropic
@@ -69,7 +70,7 @@ class PromptAnswer:
     usage: TokenUsage
 
 
-class PromptDelivery:
+class PromptDelivery(Delivery):
     """One prompt's; used for each try in turn, and read afterwards. ``tell`` gets text as it comes, if the answer is to be a
     stream, and may take its time: meanwhile the upstream waits."""
 
@@ -83,6 +84,7 @@ class PromptDelivery:
         clock: Clock,
         tell: Callable[[str], Awaitable[None]] | None,
     ) -> None:
+        super().__init__(call)
         self._books = books
         self._call = call
         self._clock = clock
@@ -92,10 +94,18 @@ class PromptDelivery:
         self._question = question
         self._reader: UsageReader | None = None
         self._tell = tell
+        self._telling = False
         self._texts: list[str] = []
-        self.begun = False
         self.finish = Finish.UNKNOWN
         self.hold: Hold | None = None
+
+    @property
+    def heard_bytes(self) -> int:
+        return self._reader.output_bytes if self._reader is not None else 0
+
+    @property
+    def held(self) -> bool:
+        return self._telling
 
     @property
     def text(self) -> str:
@@ -182,7 +192,6 @@ class PromptDelivery:
             translated = StreamToAnthropic(model=call.model, message_id=call.id)
         whole = False
         async for piece in answer:
-            call.heard_at = self._clock.monotonic()
             reader.feed(piece)
             text, ended = self._read(events, translated.feed(piece) if translated is not None else piece)
             whole = whole or ended
@@ -227,12 +236,13 @@ class PromptDelivery:
             self._call.first_at = self._clock.monotonic()
         self._texts.append(text)
         if self._tell is not None:
-            self.begun = True
+            self.begun = self._telling = True
             await self._tell(text)
+            self._telling = False
 
     def _watch(self, reader: UsageReader) -> None:
         """Raises ``Denied`` when nothing is left to pay for more."""
         if self.hold is not None and self._prompt.stream and reader.output_bytes >= self._look_at:
             self._look_at = reader.output_bytes + LOOK_BYTES
             if not self._books.goes_on(self.hold, reader.tokens_so_far):
-                raise Denied(Denial.OVER_BUDGET, "nothing is left of the budget for the rest of this answer")
+                raise Denied(Denial.OVER_BUDGET, NOTHING_LEFT)

@@ -313,7 +313,7 @@ class PromptLane:
 
     async def _ask_one(self, course: PromptCourse, leg: Leg) -> PromptAnswer:
         call, prompt, books = course.call, course.prompt, self._books
-        usage, usd = call.usage, call.cost_usd  # of the legs before
+        usage = call.usage  # of the legs before
         call.model, call.usage = leg.model, NO_USAGE
         price = self._prices.of(leg.stations[0], leg.model)
         tell = course.tell if prompt.stream else None
@@ -325,7 +325,7 @@ class PromptLane:
         finally:
             delivery.account()
             books.settle(call, delivery.hold, price, call.usage, size)
-            call.usage, call.cost_usd = call.usage + usage, call.cost_usd + usd
+            call.usage = call.usage + usage
         return PromptAnswer(
             cost_usd=call.cost_usd,
             finish=delivery.finish,

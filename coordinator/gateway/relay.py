@@ -15,7 +15,7 @@ from coordinator.gateway.delivery import RelayDelivery
 from coordinator.gateway.dialect import Denial, Denied, Dialect, not_called, refusal_event, refusal_reply
 from coordinator.gateway.doorkeeper import END, Caller
 from coordinator.gateway.echo import last_text
-from coordinator.gateway.endings import ending_of, why_cut
+from coordinator.gateway.endings import CallerStalled, ending_of, why_cut
 from coordinator.gateway.envelope import plain_body, read_envelope, why_unread
 from coordinator.gateway.prompt import appended
 from coordinator.gateway.routing import spoken
@@ -92,7 +92,7 @@ class Relay:
         self._revoke = revoke
         self._routes = routes
         self._settings = settings
-        self.sharing = Sharing(settings, dials, clock, books, self._end)
+        self.sharing = Sharing(settings, dials, clock, books, self._over, self._price)
 
     # -- who is calling ----------------------------------------------------------------------------------------------
 
@@ -153,8 +153,9 @@ class Relay:
         except AnswerCut:
             call.ending = CallEnding.BROKEN
             exchange.cut()
-        except ConnectionError:
-            call.ending = CallEnding.LEFT
+        except ConnectionError as error:
+            call.ending = CallEnding.STALLED if isinstance(error, CallerStalled) else CallEnding.LEFT
+            exchange.cut()
         except asyncio.CancelledError:
             if call.over:
                 raise
@@ -163,6 +164,13 @@ class Relay:
                 raise
         finally:
             self._held_bytes -= call.bytes_up
+            self._end(call, exchange)
+
+    def _over(self, call: Call) -> None:
+        """Its caller left, or must leave, while others still want the answer."""
+        exchange = call.exchange
+        if exchange is not None:
+            self._was_cut(exchange, call)
             self._end(call, exchange)
 
     def _end(self, call: Call, exchange: Exchange) -> None:
@@ -190,26 +198,27 @@ class Relay:
         if not stations:
             raise self._routes.obstacle(call)
         price = self._prices.of(stations[0], call.model)
-        alias = alias_of(envelope.model, call.model)
+        alias, question = alias_of(envelope.model, call.model), None
         delivery = RelayDelivery(exchange, call, rest, body, self._clock, self._books, alias)
-        question = None
         if spoken(stations[0].upstream.kind, call.dialect) is call.dialect:
             question = self.sharing.question(call, exchange, stations[0], caller, envelope)
             if question is not None and await self.sharing.joined(call, exchange, question):
                 return
+        most = (envelope.max_tokens or UNSAID_TOKENS) * envelope.choices
         if self._books.limits(call):
-            most = (envelope.max_tokens or UNSAID_TOKENS) * envelope.choices
             delivery.hold = await self._books.held(call, price, len(body), most, self._dials.hold_s)
         try:
             if self._pacing.paces:
                 await self._pacing.wait(call)
             if question is not None:
-                self.sharing.offer(call, exchange, question, delivery, price)
+                self.sharing.offer(call, exchange, question, delivery, stations, most)
             await self._courier.carry(call, stations, delivery)
+        except Denied as denied:
+            if delivery.flight is not None:
+                delivery.flight.why = denied
+            raise
         finally:
-            if call.upstream != stations[0].name:
-                price = self._price(call, stations)
-            await self._settle(call, price, delivery, len(body))
+            await self._settle(call, price, delivery, stations)
 
     def _envelope(self, call: Call, rest: bytes, body: bytes) -> Envelope:
         """What is asked for; the call has its model from now on. Raises ``Denied``."""
@@ -220,18 +229,24 @@ class Relay:
         call.stream = envelope.stream
         return envelope
 
-    async def _settle(self, call: Call, price: Price | None, delivery: RelayDelivery, body_bytes: int) -> None:
+    async def _settle(
+        self, call: Call, price: Price | None, delivery: RelayDelivery, stations: Sequence[Station]
+    ) -> None:
         """Who pays for what was used, and what was set aside for it and is free again."""
         delivery.account()
         if delivery.member is not None:
             self.sharing.deduplicator.withdraw(delivery.member)
-        pays = True
+        flight = delivery.flight
         try:
-            if delivery.flight is not None:
-                pays = await self.sharing.landed(delivery, delivery.flight)
+            if flight is not None:
+                await self.sharing.landed(flight)
         finally:
-            call.usage = delivery.usage if pays and not call.over else NO_USAGE
-            self._books.settle(call, delivery.hold, price, call.usage, body_bytes)
+            if flight is None or flight.payer is flight.lead:
+                hold, delivery.hold = delivery.hold, None
+                call.usage = delivery.usage if call.usage is NO_USAGE else call.usage + delivery.usage
+                if call.upstream != stations[0].name:
+                    price = self._price(call, stations)
+                self._books.settle(call, hold, price, delivery.usage, delivery.body_bytes)
 
     def _price(self, call: Call, stations: Sequence[Station]) -> Price | None:
         """Of where it was answered last, or else would have been asked first."""
@@ -262,6 +277,7 @@ class Relay:
         off, and hears why where that is its budget's end."""
         if call.cut_for is None:
             call.ending = CallEnding.LEFT
+            exchange.cut()
             return
         if exchange.started and call.cut_for is not CallEnding.BUDGET:
             exchange.cut()

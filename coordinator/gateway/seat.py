@@ -43,8 +43,6 @@ class Outlet(Protocol):
 
     def finish(self) -> None: ...
 
-    def cut(self) -> None: ...
-
     def on_room(self, pause: Callable[[], None], resume: Callable[[], None]) -> None: ...
 
 
@@ -64,8 +62,6 @@ class _Nobody:
 
     def finish(self) -> None: ...
 
-    def cut(self) -> None: ...
-
     def on_room(self, pause: Callable[[], None], resume: Callable[[], None]) -> None: ...
 
 
@@ -78,9 +74,11 @@ class Landing(enum.Enum):
     ALONE = "alone"
     """It was given nothing: it has to make a call of its own."""
     BROKEN = "broken"
-    """It was given a part, and its connection was cut."""
+    """It was given a part, and no more will come: its connection is to be cut."""
     LEFT = "left"
     """It hung up."""
+    STALLED = "stalled"
+    """It read so slowly that it was given up: its connection is to be cut."""
     WHOLE = "whole"
 
 
@@ -237,11 +235,9 @@ class Seat:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def drop(self) -> None:
-        """No more for this one: what it got is not whole."""
-        if self._started:
-            self._outlet.cut()
-        self._flight.remove(self, Landing.BROKEN if self._started else Landing.ALONE)
+    def drop(self, started: Landing = Landing.BROKEN) -> None:
+        """No more for this one: what it got is not whole. Its connection is cut by whoever waits for its landing."""
+        self._flight.remove(self, started if self._started else Landing.ALONE)
 
     def _start(self, head: AnswerHead) -> None:
         self._started = True

@@ -7,19 +7,22 @@ avoided, at the price that it would have had. What is the same is ``deduplicator
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from coordinator.gateway.agent_paths import AgentPaths
 from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.deduplicator import Deduplicator
+from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.endings import NOTHING_LEFT, CallerStalled
 from coordinator.gateway.flight import Flight
 from coordinator.gateway.question import Question
 from coordinator.gateway.sameness import Sameness, sense
 from coordinator.gateway.seat import Landing
+from coordinator.kit.wire import AnswerCut
 from coordinator.policy.pricing import cost_usd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from coordinator.domain.price import Price
     from coordinator.domain.settings import GatewaySettings
@@ -39,20 +42,83 @@ _CLAIMS: Final = 4096
 
 
 class _Bill:
-    """What one shared call used, and how many still want to know."""
+    """What one shared call uses, who listens to it, and for whom what is set aside for it. ``most``: tokens it may generate.
+    Its flight's host."""
 
-    __slots__ = ("delivery", "hearers", "price")
+    __slots__ = ("_most", "_sharing", "_stations", "_task", "calls", "delivery", "lead")
 
-    def __init__(self, delivery: RelayDelivery | None, price: Price | None) -> None:
+    def __init__(
+        self, sharing: Sharing, lead: Call, delivery: RelayDelivery | None, stations: Sequence[Station], most: int
+    ) -> None:
+        self._most = most
+        self._sharing = sharing
+        self._stations = stations
+        self._task = lead.task
+        self.calls: dict[Seat, Call] = {}
         self.delivery = delivery
-        self.hearers = 1
-        self.price = price
+        """None: it is told from memory, and was paid for before."""
+        self.lead = lead
+
+    @property
+    def price(self) -> Price | None:
+        return self._sharing.price(self.lead, self._stations)
+
+    def abandon(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def changed(self, flight: Flight) -> None:
+        self._sharing.deduplicator.changed(flight)
+
+    def given_up(self) -> None:
+        self.lead.cut_for = CallEnding.STALLED
+        self._sharing.over(self.lead)
+
+    def heir(self, seats: Sequence[Seat]) -> Seat | None:
+        """Who pays from now on: the first that has as much. None: nobody has, and the upstream's part ends."""
+        delivery = self.delivery
+        assert delivery is not None  # it is under way
+        books, price, so_far = self._sharing.books, self.price, delivery.tokens_so_far
+        for seat in seats:
+            try:
+                delivery.hold = books.hold(
+                    self.calls[seat], price, delivery.body_bytes, self._most, before=delivery.hold, so_far=so_far
+                )
+            except Denied:
+                continue
+            return seat
+        if delivery.flight is not None:
+            delivery.flight.why = Denied(Denial.OVER_BUDGET, NOTHING_LEFT)
+        delivery.end(CallEnding.BUDGET)
+        return None
+
+    def conclude(self, seat: Seat) -> float:
+        """One who joined has landed: it pays, or is told what it saved (USD), for which it was told the whole."""
+        call, delivery, flight = self.calls.pop(seat), self.delivery, seat.flight
+        if seat.landing is not Landing.ALONE:
+            call.collapsed = seat.likeness.value if seat.likeness is not None else ""
+            call.status = flight.status
+            call.between_events = self.lead.between_events and seat.plain and seat.taken == flight.pieces
+        if delivery is None:
+            return 0.0
+        if flight.payer is seat:
+            delivery.account()
+            lead = self.lead
+            call.answer_model, call.estimated, call.upstream = lead.answer_model, lead.estimated, lead.upstream
+            hold, delivery.hold = delivery.hold, None
+            self._sharing.books.settle(call, hold, self.price, delivery.usage, delivery.body_bytes)
+            call.usage = delivery.usage
+        elif seat.saved:
+            delivery.account()
+            price = self.price
+            call.saved_usd = cost_usd(delivery.usage, price) if price is not None else 0.0
+        return call.saved_usd
 
 
 class _Offer:
     """One call on its own way, until somebody joins it."""
 
-    __slots__ = ("_call", "_delivery", "_exchange", "_price", "_question", "_sharing")
+    __slots__ = ("_call", "_delivery", "_exchange", "_most", "_question", "_sharing", "_stations")
 
     def __init__(
         self,
@@ -61,48 +127,48 @@ class _Offer:
         exchange: Exchange,
         question: Question,
         delivery: RelayDelivery,
-        price: Price | None,
+        stations: Sequence[Station],
+        most: int,
     ) -> None:
         self._call = call
         self._delivery = delivery
         self._exchange = exchange
-        self._price = price
+        self._most = most
         self._question = question
         self._sharing = sharing
+        self._stations = stations
 
     def fly(self) -> Flight:
         """A flight, as far as the call has come."""
-        call, delivery, exchange, table = self._call, self._delivery, self._exchange, self._sharing.deduplicator
-        task, member = call.task, delivery.member
-        assert task is not None  # it is under way
+        call, delivery, exchange, sharing = self._call, self._delivery, self._exchange, self._sharing
+        member = delivery.member
+        bill = _Bill(sharing, call, delivery, self._stations, self._most)
         flight = Flight(
             exchange,
             self._question.who,
-            abandon=task.cancel,
             answered=delivery.answered,
+            host=bill,
             kept=member.kept if member is not None else None,
             loop=asyncio.get_running_loop(),
-            max_bytes=table.flight_bytes,
-            on_change=table.changed,
+            max_bytes=sharing.deduplicator.flight_bytes,
         )
         delivery.fly(flight)
+        sharing.opened(flight, bill)
 
-        def leave(ending: CallEnding) -> bool:
+        def leave(_: CallEnding) -> bool:
             if not flight.leave(flight.lead):
                 return False
-            call.ending = ending
-            exchange.cut()
-            self._sharing.over(call, exchange)
+            sharing.over(call)
             return True
 
         call.leave = leave
         exchange.on_gone = lambda: leave(CallEnding.LEFT)
-        self._sharing.bill(flight, delivery, self._price)
         return flight
 
 
 class Sharing:
-    """``over`` ends a call whose client left while its flight goes on for others."""
+    """``over`` ends a call whose caller left, or must leave, while its flight goes on for others; ``price`` is what a call costs
+    where it went last."""
 
     def __init__(
         self,
@@ -110,14 +176,16 @@ class Sharing:
         dials: Dials,
         clock: Clock,
         books: Books,
-        over: Callable[[Call, Exchange], None],
+        over: Callable[[Call], None],
+        price: Callable[[Call, Sequence[Station]], Price | None],
     ) -> None:
-        self._books = books
+        self.books = books
         self._bills: dict[Flight, _Bill] = {}
         self._mode = Sameness(settings.dedup)
         self._paths: dict[Claim, AgentPaths] = {}
         self.deduplicator = Deduplicator(clock, ttl_s=dials.dedup_ttl_s, wait_s=dials.dedup_wait_s)
         self.over = over
+        self.price = price
         self._dials = dials
 
     def question(
@@ -145,70 +213,64 @@ class Sharing:
         )
 
     async def joined(self, call: Call, exchange: Exchange, question: Question) -> bool:
-        """Whether another's call answered this one."""
+        """Whether another's call answered this one. Raises ``Denied``, ``AnswerCut`` or ``CallerStalled`` when it was told only a
+        part."""
         while (seat := self.deduplicator.join(question, exchange)) is not None:
-            bill = self._bills.get(seat.flight) or _Bill(None, None)
-            bill.hearers += 1
+            flight = seat.flight
+            bill = self._bills.get(flight) or _Bill(self, call, None, (), 0)
+            bill.calls[seat] = call
             try:
                 landing = await seat.landed()
-                if landing is not Landing.ALONE:
-                    self._account(call, seat, bill)
             finally:
-                bill.hearers -= 1
-                self._forget(seat.flight, bill)
-            if landing is Landing.ALONE:
-                self.deduplicator.settle(seat, 0.0)
-                continue
-            if landing is not Landing.WHOLE:
-                raise ConnectionResetError("the answer that was shared did not reach this caller whole")
-            return True
+                self.deduplicator.settle(seat, bill.conclude(seat))
+                self._forget(flight, bill)
+            match landing:
+                case Landing.WHOLE:
+                    return True
+                case Landing.STALLED:
+                    raise CallerStalled("it reads too slowly")
+                case Landing.BROKEN | Landing.LEFT:
+                    raise flight.why or AnswerCut("the answer that was shared broke off")
+                case Landing.ALONE:
+                    continue
+                case _:
+                    assert_never(landing)
         return False
 
     def offer(
-        self, call: Call, exchange: Exchange, question: Question, delivery: RelayDelivery, price: Price | None
+        self,
+        call: Call,
+        exchange: Exchange,
+        question: Question,
+        delivery: RelayDelivery,
+        stations: Sequence[Station],
+        most: int,
     ) -> None:
-        """Others may join this call from now on."""
-        offer = _Offer(self, call, exchange, question, delivery, price)
+        """Others may join this call from now on. ``most``: tokens that it may generate."""
+        offer = _Offer(self, call, exchange, question, delivery, stations, most)
         delivery.member = member = self.deduplicator.offer(question, exchange, offer.fly)
         if member is not None:
             exchange.on_gone = call.leave = member.shut
 
-    def bill(self, flight: Flight, delivery: RelayDelivery, price: Price | None) -> None:
+    def opened(self, flight: Flight, bill: _Bill) -> None:
         """It will have to be said who pays for that."""
-        self._bills[flight] = _Bill(delivery, price)
+        bill.calls[flight.lead] = bill.lead
+        self._bills[flight] = bill
 
-    async def landed(self, delivery: RelayDelivery, flight: Flight) -> bool:
-        """The flight's call is over; wait until its first caller has it all. Whether that one pays."""
+    async def landed(self, flight: Flight) -> None:
+        """The flight's call is over; wait until its first caller has it all."""
         try:
             if flight.whole:
                 await flight.lead.landed()
         finally:
             flight.cut()
             bill = self._bills[flight]
-            bill.hearers -= 1
+            del bill.calls[flight.lead]
             self._forget(flight, bill)
-        return flight.payer is flight.lead
 
     def _forget(self, flight: Flight, bill: _Bill) -> None:
-        if bill.hearers <= 0:
+        if not bill.calls:
             self._bills.pop(flight, None)
-
-    def _account(self, call: Call, seat: Seat, bill: _Bill) -> None:
-        flight, delivery, price = seat.flight, bill.delivery, bill.price
-        call.collapsed = seat.likeness.value if seat.likeness is not None else ""
-        call.status = flight.status
-        if delivery is None:  # told from memory: the call was paid for before
-            self.deduplicator.settle(seat, 0.0)
-            return
-        delivery.account()
-        if flight.payer is seat:
-            call.usage = delivery.usage
-            self._books.settle(call, None, price, delivery.usage, 0)
-            self.deduplicator.settle(seat, 0.0)
-            return
-        if seat.saved and price is not None:
-            call.saved_usd = cost_usd(delivery.usage, price)
-        self.deduplicator.settle(seat, call.saved_usd)
 
     def turned(self) -> None:
         """A knob was changed."""

@@ -155,6 +155,20 @@ class Purse:
             level.reserved += more
         return True
 
+    def hand_on(self, reservation: Reservation, heir: Purse, worst_usd: float) -> Reservation | BudgetRefusal:
+        """Another purse is to pay for a call that goes on: what is set aside here for it is free, and ``worst_usd`` is set aside
+        there. When it does not fit there, all is as it was."""
+        self._check(reservation)
+        for level in self.levels:
+            level.reserved -= reservation.held
+        made = heir.reserve(worst_usd)
+        if isinstance(made, BudgetRefusal):
+            for level in self.levels:
+                level.reserved += reservation.held
+        else:
+            reservation.purse = None
+        return made
+
     def settle(self, reservation: Reservation, actual_usd: float) -> None:
         """The call is over and cost ``actual_usd`` (0 when nothing was sent). Once for each reservation."""
         self._check(reservation)

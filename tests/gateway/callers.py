@@ -6,9 +6,27 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from coordinator.gateway.flight import Flight
+    from coordinator.gateway.seat import Seat
 
 HEAD = ((b"content-type", b"text/event-stream"),)
+
+
+class Host:
+    """Where nothing is set aside for a call, and nobody is too poor to pay for it."""
+
+    def __init__(
+        self, abandon: Callable[[], object] = bool, changed: Callable[[Flight], object] = lambda _: None
+    ) -> None:
+        self.abandon = abandon
+        self.changed = changed
+
+    def given_up(self) -> None: ...
+
+    def heir(self, seats: Sequence[Seat]) -> Seat | None:
+        return seats[0] if seats else None
 
 
 class Reader:

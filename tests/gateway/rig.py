@@ -187,6 +187,8 @@ class House:
         **settings: Any,
     ) -> None:
         self.claimant = claimant
+        self.claimants: dict[str, Claimant] = {}
+        """By task, where they are not the same for all."""
         self.bus = Bus(SystemClock())
         self.events: list[Published] = []
         self.bus.tap(self.events.append)
@@ -203,7 +205,9 @@ class House:
             store,
             origins=origins or {},
             render=exposition,
-            who=lambda task, generation: self.claimant if (task, generation) in self.live else None,
+            who=lambda task, generation: (
+                self.claimants.get(task, self.claimant) if (task, generation) in self.live else None
+            ),
         )
         self.stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

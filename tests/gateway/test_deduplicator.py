@@ -15,7 +15,7 @@ from coordinator.gateway.flight import Flight
 from coordinator.gateway.question import Question
 from coordinator.gateway.sameness import Sameness, sense
 from coordinator.gateway.seat import Landing, Likeness, Seat
-from tests.gateway.callers import HEAD, START, STOP, TEXT, THINKING, Reader, delta, event
+from tests.gateway.callers import HEAD, START, STOP, TEXT, THINKING, Host, Reader, delta, event
 from tests.gateway.questions import ANN, BEN, CAI, OPENAI, HandClock, body, question, worktree
 
 
@@ -41,10 +41,9 @@ class Rig:
         return Flight(
             reader,
             asked.who,
-            abandon=self._abandon,
+            host=Host(self._abandon, self.table.changed),
             loop=asyncio.get_running_loop(),
             max_bytes=self.table.flight_bytes,
-            on_change=self.table.changed,
         )
 
     def join(self, asked: Question) -> tuple[Seat, Reader] | None:

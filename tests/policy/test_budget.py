@@ -220,6 +220,24 @@ class Calls(RuleBasedStateMachine):
         if one is not None and one[0] in self.open and self.tasks[one[1]].grow(one[2], more):
             self.open[one[0]] = (one[1], self.open[one[0]][1] + round(more, 9))
 
+    @rule(target=held, one=consumes(held), which=st.integers(0, 2), worst=money)
+    def hand_on(
+        self, one: tuple[int, int, Reservation] | None, which: int, worst: float
+    ) -> tuple[int, int, Reservation] | None:
+        if one is None:
+            return None
+        purses = (*self.tasks, self.day, self.fleet)
+        before = [purse.reserved_usd for purse in purses]
+        made = self.tasks[one[1]].hand_on(one[2], self.tasks[which], worst)
+        if isinstance(made, BudgetRefusal):
+            assert [purse.reserved_usd for purse in purses] == before
+            return one
+        assert self.fleet.reserved_usd == pytest.approx(before[-1] - self.open[one[0]][1] + worst, abs=1e-7)
+        self.open[one[0]] = (which, round(worst, 9))
+        with pytest.raises(ValueError, match="settled already"):
+            self.tasks[one[1]].settle(one[2], 0.0)
+        return one[0], which, made
+
     @rule(one=consumes(held), share=st.floats(0, 1))
     def settle(self, one: tuple[int, int, Reservation] | None, share: float) -> None:
         if one is not None:
