@@ -16,12 +16,12 @@ from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.gateway.endings import NOTHING_LEFT
 from coordinator.gateway.errand import Errand
-from coordinator.gateway.upstream_error import ERROR_BYTES, refuses_key, told_error
+from coordinator.gateway.upstream_error import ERROR_BYTES, refuses_key, said_within, told_error
 from coordinator.kit.wire import AnswerCut, NotReached
 from coordinator.policy.circuit_breaker import CallFault
 from coordinator.policy.limit_headers import pause_s, used_up_s
 from coordinator.policy.retry_budget import retry_pause_s
-from coordinator.policy.upstream_limit import RefusalKind, kind_of_429
+from coordinator.policy.upstream_limit import LONGEST_WINDOW_S, RefusalKind, kind_of_429
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from coordinator.policy.retry_budget import RetryBudget
 
 _BASE_S: Final = 0.25
-_ERROR_FIRST: Final = b"event: error"
+_ERROR_FIRST: Final = (b"event: error", b"event:error", b'data: {"error"', b'data:{"error"')
+"""Anthropic and OpenAI's responses; chat completions and Google."""
 _LONGEST_S: Final = 5.0
 _PRELUDE_S: Final = 1.0
 """An answer's head is kept back so long at most: what breaks off before its first byte can still be tried again."""
@@ -84,6 +85,11 @@ class Failure:
     usage: bool = False
     why: str = ""
 
+    @property
+    def final(self) -> bool:
+        """The key is ours, or the limit for hours: no agent can mend it by trying again."""
+        return self.status == 401 or self.usage or (self.status == 429 and self.after_s > LONGEST_WINDOW_S)
+
 
 class Courier:
     """``chance`` gives numbers from 0 to 1, for pauses that do not fall together."""
@@ -116,37 +122,57 @@ class Courier:
         """Until the delivery has a whole answer, or the upstream's last error. Raises ``Denied`` when there is none to pass on,
         and ``AnswerCut`` when an answer broke off of which something was passed on."""
         until = call.began + self._dials.hold_s
-        failures, last = 0, None
-        now = self._clock.monotonic()
-        self._budget.note_request(now)
+        failures, last, told = 0, None, None
+        shut: set[Station] = set()
+        self._budget.note_request(self._clock.monotonic())
         delivery.task = asyncio.current_task()
         while True:
             station = stations[0] if len(stations) == 1 else self._next(call, stations, last)
-            turn = station.try_enter(call, now, self._inference)
+            turn = station.try_enter(call, self._clock.monotonic(), self._inference)
             if turn is None:
                 try:
-                    turn = await station.enter(call, until, self._inference)
-                except Shed as shed:
-                    raise _shed(shed) from shed
+                    turn = await self._entered(call, station, until)
+                except Denied as denied:
+                    last = station
+                    if self._elsewhere(call, denied, station, stations, shut):
+                        continue
+                    if told is None:
+                        raise
+                    return await delivery.take_error(*told)
             try:
                 failure = await self._once(call, station, turn, delivery)
             finally:
                 station.leave(self._inference)
             if failure is None:
-                if len(stations) > 1:
-                    self._meters.note_affinity(hit=station is stations[0])
-                return
+                return self._meters.note_affinity(hit=station is stations[0]) if len(stations) > 1 else None
             failures += failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY)
             if not self._again(call, failure, failures, until, [one for one in stations if one is not station]):
                 if failure.status:
-                    await delivery.take_error(station, failure)
-                    return
+                    return await delivery.take_error(station, failure)
                 raise _undeliverable(station, failure)
             last = station
+            if failure.status and failure.fault is CallFault.SERVER:
+                told = station, failure
             self._count(station, failure, len(stations) > 1)
             if failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY):
                 await self._clock.sleep(retry_pause_s(failures, self._chance(), _BASE_S, _LONGEST_S))
-            now = self._clock.monotonic()
+
+    async def _entered(self, call: Call, station: Station, until: float) -> int:
+        """Through its doors. Raises ``Denied``."""
+        try:
+            return await station.enter(call, until, self._inference)
+        except Shed as shed:
+            raise _shed(shed) from shed
+
+    def _elsewhere(
+        self, call: Call, denied: Denied, station: Station, stations: Sequence[Station], shut: set[Station]
+    ) -> bool:
+        """Whether a call that one upstream's doors did not let in may try another's: each turns it away once at most."""
+        if denied.denial is Denial.STOPPING:
+            return False
+        shut.add(station)
+        now = self._clock.monotonic()
+        return any(one not in shut and one.stands_open(call.model, now) for one in stations)
 
     def _next(self, call: Call, stations: Sequence[Station], last: Station | None) -> Station:
         """The first that could take it at once and has not just failed; else the first that has not; else the first."""
@@ -205,8 +231,9 @@ class Courier:
         try:
             if answer.status >= 400:
                 return await self._refused(call, station, turn, answer)
-            if (answer.at_hand or await answer.peek(_PRELUDE_S)).startswith(_ERROR_FIRST):
-                raise FailedWithin("its stream began with an error")
+            first = answer.at_hand or await answer.peek(_PRELUDE_S)
+            if first.startswith(_ERROR_FIRST):
+                raise FailedWithin(f"its stream began with an error{said_within(station.upstream, first)}")
             now = self._clock.monotonic()
             station.answered(call.model, now, turn)
             for name, value in answer.headers:

@@ -6,6 +6,7 @@ key, and for the one word of an alias. What passes is followed for its usage; no
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.upstream import UpstreamKind
@@ -14,10 +15,12 @@ from coordinator.gateway.books import LOOK_BYTES
 from coordinator.gateway.calls import NO_USAGE, CallEnding
 from coordinator.gateway.courier import Delivery, UpRequest
 from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.envelope import read_envelope
 from coordinator.gateway.google_call import google_body, google_target
 from coordinator.gateway.routing import spoken
 from coordinator.gateway.seat import AnswerHead
 from coordinator.gateway.translation import Translation
+from coordinator.gateway.upstream_error import told_pause
 from coordinator.gateway.usage_reader import usage_reader
 from coordinator.kit.wire import field
 
@@ -38,8 +41,9 @@ if TYPE_CHECKING:
     from coordinator.kit.wire_exchange import Exchange
 
 _JSON: Final = b"application/json"
-_NO_RETRY: Final = (b"x-should-retry", b"false")
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
+_MARKS: Final = re.compile(rb'[{}\[\]]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+"""What counts of a JSON text's shape; a string is one mark."""
 _WHEN_AGAIN: Final = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 """What clients of both protocols obey alike: it comes through a translation as well."""
 _BYTES_PER_TOKEN: Final = 4
@@ -107,8 +111,20 @@ class RelayDelivery(Delivery):
             exchange.notes[station] = head
         if not self._alias:
             return UpRequest(body=exchange.body, head=head)
-        named = google_body if kind is UpstreamKind.GOOGLE else with_model
-        return UpRequest(body=named(exchange.body, self._alias, call.model.encode()), head=head)
+        return UpRequest(body=self._renamed(kind), head=head)
+
+    def _renamed(self, kind: UpstreamKind) -> bytes:
+        """The body with the model that is meant in the place of the alias. Raises ``Denied`` where that cannot be done by one
+        word."""
+        body, meant = self._exchange.body, self._call.model
+        if kind is UpstreamKind.GOOGLE:
+            return google_body(body, self._alias, meant.encode())
+        renamed = with_model(body, self._alias, meant.encode())
+        envelope = read_envelope(self._call.dialect, self._rest, renamed)
+        if envelope is None or envelope.model != meant:
+            said = f"{self._alias.decode()!r} is an alias here, and could not be found in the body by that name"
+            raise Denied(Denial.BAD_REQUEST, f"{said}: send it uncompressed, or name {meant} itself")
+        return renamed
 
     def _target(self, station: Station) -> bytes:
         """As it is at this kind: what the address says already is left out, and what only we understand."""
@@ -170,8 +186,7 @@ class RelayDelivery(Delivery):
         if translation is not None:
             told = tuple(pair for pair in headers if pair[0].lower() in _WHEN_AGAIN)
             headers, body = (*translation.headers(_JSON), *told), translation.error(failure.status, body)
-        if failure.status == 401 or failure.usage:  # the key is ours, the limit for hours: no agent can mend it
-            headers = (*(pair for pair in headers if pair[0].lower() != _NO_RETRY[0]), _NO_RETRY)
+        headers = told_pause(headers, failure.after_s, final=failure.final)
         self.begun = True
         if self.flight is None:
             self._exchange.reply(failure.status, headers, body)
@@ -255,10 +270,23 @@ class RelayDelivery(Delivery):
 
 
 def with_model(body: bytes, asked: bytes, meant: bytes) -> bytes:
-    """The body with the first value of ``"model"`` replaced, if it is ``asked``; everything else stays as it is."""
-    for quote in (b'"model":"', b'"model": "'):
-        at = body.find(quote + asked + b'"')
-        if at >= 0:
-            start = at + len(quote)
-            return body[:start] + meant + body[start + len(asked) :]
+    """The body with the value of its own ``"model"`` replaced, if it is ``asked``; everything else stays as it is."""
+    for found in re.finditer(rb'"model"\s*:\s*"(%b)"' % re.escape(asked), body):
+        if _depth(body, found.start()) == 1:
+            return body[: found.start(1)] + meant + body[found.end(1) :]
     return body
+
+
+def _depth(body: bytes, at: int) -> int:
+    """How many objects and lists of a JSON text are open at a place outside of its strings; -1: it is inside of one."""
+    depth = 0
+    for mark in _MARKS.finditer(body):
+        if mark.start() >= at:
+            return depth
+        if mark.end() > at:
+            return -1
+        if mark[0] in (b"{", b"["):
+            depth += 1
+        elif mark[0] in (b"}", b"]"):
+            depth -= 1
+    return depth

@@ -29,6 +29,7 @@ from coordinator.gateway.model_list import (
 )
 from coordinator.gateway.routing import closeness
 from coordinator.gateway.translate_answer import error_to_anthropic, error_to_openai
+from coordinator.gateway.upstream_error import told_pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -69,7 +70,6 @@ _TOLD: Final = frozenset(
     {b"content-encoding", b"content-type", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry"}
 )
 """Of an upstream's error, what the caller hears beside its body."""
-_NO_RETRY: Final = (b"x-should-retry", b"false")
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -321,7 +321,6 @@ def _refuse(exchange: Exchange, call: Call, family: Family, refused: ListRefused
         told = error_to_anthropic if family is Family.ANTHROPIC else error_to_openai
         headers = [_JSON, *(pair for pair in headers if not pair[0].lower().startswith(b"content-"))]
         body = told(status, body)
-    if status == 401 or failure.usage:  # the key is ours, the limit for hours: no agent can mend it
-        headers = [*(pair for pair in headers if pair[0].lower() != _NO_RETRY[0]), _NO_RETRY]
+    headers = [*told_pause(tuple(headers), failure.after_s, final=failure.final)]
     call.retry_after_s, call.status, call.upstream = failure.after_s, status, refused.station.name
     exchange.reply(status, (*headers, (b"x-request-id", call.id.encode())), body)

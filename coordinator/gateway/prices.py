@@ -12,6 +12,7 @@ from coordinator.domain.price import price_list
 from coordinator.policy.pricing import PriceTable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
 
     from coordinator.domain.price import Price
@@ -44,6 +45,14 @@ class Prices:
             price = table.find(model)
             self._found[key] = price.on(self._today) if price is not None else None
         return self._found[key]
+
+    def dearest(self, stations: Sequence[Station], model: str) -> Price | None:
+        """What is set aside for a call that may come to any of them. None: nobody has told for the first."""
+        first = self.of(stations[0], model)
+        if first is None or len(stations) == 1:
+            return first
+        known = [price for one in stations if (price := self.of(one, model)) is not None]
+        return max(known, key=lambda price: (price.rates.output_usd, price.rates.input_usd))
 
     def roll_over(self, today: date) -> None:
         """It is that day; some prices change at one."""

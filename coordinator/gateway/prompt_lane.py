@@ -315,7 +315,7 @@ class PromptLane:
         call, prompt, books = course.call, course.prompt, self._books
         usage = call.usage  # of the legs before
         call.model, call.usage = leg.model, NO_USAGE
-        price = self._prices.of(leg.stations[0], leg.model)
+        price = self._prices.dearest(leg.stations, leg.model)
         tell = course.tell if prompt.stream else None
         delivery = PromptDelivery(prompt, course.question, books=books, call=call, clock=self._clock, tell=tell)
         size = _FRAME_BYTES + sum(len(text.encode("utf-8", "replace")) for text in (prompt.system, course.question))
@@ -324,6 +324,8 @@ class PromptLane:
             await self._courier.carry(call, leg.stations, delivery)
         finally:
             delivery.account()
+            if delivery.station is not None:
+                price = self._prices.of(delivery.station, leg.model)
             books.settle(call, delivery.hold, price, call.usage, size)
             call.usage = call.usage + usage
         return PromptAnswer(

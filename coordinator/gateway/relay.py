@@ -197,7 +197,7 @@ class Relay:
         stations = self._routes.candidates(call, caller.session)
         if not stations:
             raise self._routes.obstacle(call)
-        price = self._prices.of(stations[0], call.model)
+        price = self._prices.dearest(stations, call.model)
         alias, question = alias_of(envelope.model, call.model), None
         delivery = RelayDelivery(exchange, call, rest, body, self._clock, self._books, alias)
         if spoken(stations[0].upstream.kind, call.dialect) is call.dialect:
@@ -244,7 +244,7 @@ class Relay:
             if flight is None or flight.payer is flight.lead:
                 hold, delivery.hold = delivery.hold, None
                 call.usage = delivery.usage if call.usage is NO_USAGE else call.usage + delivery.usage
-                if call.upstream != stations[0].name:
+                if len(stations) > 1:
                     price = self._price(call, stations)
                 self._books.settle(call, hold, price, delivery.usage, delivery.body_bytes)
 

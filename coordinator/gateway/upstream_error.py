@@ -6,9 +6,12 @@ when it was suspended. What follows from an error is the ``courier``'s.
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from coordinator.gateway.codings import inflated
+from coordinator.gateway.dialect import LONGEST_WAIT_S
 from coordinator.kit.wire import field
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ ERROR_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 4096
 """Of it, looked at: names of limits and pauses stand in the first kilobyte."""
 _CODING: Final = b"content-encoding"
+_MESSAGE: Final = re.compile(rb'"message"\s*:\s*("(?:[^"\\]|\\.)*")')
+_PAUSES: Final = frozenset({b"retry-after", b"retry-after-ms"})
+_SHOULD_RETRY: Final = b"x-should-retry"
 
 
 def told_error(upstream: Upstream, headers: RawHeaders, body: bytes) -> tuple[RawHeaders, bytes, str]:
@@ -29,6 +35,28 @@ def told_error(upstream: Upstream, headers: RawHeaders, body: bytes) -> tuple[Ra
     if hushed != plain:
         headers, body = tuple(pair for pair in headers if pair[0].lower() != _CODING), hushed
     return headers, body, hushed[:_READ_BYTES].decode("utf-8", "replace")
+
+
+def said_within(upstream: Upstream, event: bytes) -> str:
+    """``: `` and the message of an error that came as an event of a stream; empty when it has none."""
+    found = _MESSAGE.search(upstream.hushed(event)[:_READ_BYTES])
+    if found is None:
+        return ""
+    try:
+        return f": {json.loads(found[1])}"
+    except ValueError:
+        return ""
+
+
+def told_pause(headers: RawHeaders, after_s: float, *, final: bool) -> RawHeaders:
+    """The fields with a pause that the caller's client keeps to. One that is longer it does not bear: it would take a short one
+    of its own. ``final``: it is to stop."""
+    if final:
+        return (*(pair for pair in headers if pair[0].lower() != _SHOULD_RETRY), (_SHOULD_RETRY, b"false"))
+    if after_s <= LONGEST_WAIT_S:
+        return headers
+    kept = tuple(pair for pair in headers if pair[0].lower() not in _PAUSES)
+    return (*kept, (b"retry-after", b"%d" % LONGEST_WAIT_S))
 
 
 def refuses_key(status: int, said: str) -> bool:
