@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks.cargo_check import CargoCheck, CargoClippy
 from coordinator.checks.deptry_requirements import Deptry
 from coordinator.checks.eslint_code import Eslint
 from coordinator.checks.failing_tests import FailingTests
@@ -38,6 +39,8 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     Vulture(),
     Deptry(),
     Eslint(),
+    CargoCheck(),
+    CargoClippy(),
     FailingTests(),
 )
 

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 EXCERPT_BYTES: Final = 4096
 """How much of a program's last output is kept for people and for the next brief."""
 
-_PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
+_PASSED_ON: Final = (
+    *("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER"),
+    *(
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+        "RUSTUP_TOOLCHAIN",
+    ),  # where Rust lies when it does not lie in HOME, as in its images
+)
 _DEADLY_BY_ITSELF: Final = frozenset({4, 6, 7, 8, 11})  # SIGILL SIGABRT SIGBUS SIGFPE SIGSEGV: the program's own crash
 
 

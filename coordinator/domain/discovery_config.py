@@ -30,6 +30,8 @@ DISCOVERY_TOOLS: Final = (
     "vulture",
     "deptry",
     "eslint",
+    "cargo-check",
+    "cargo-clippy",
     "pytest",
 )
 """Tools that a scan knows (``checks.adapters``)."""
