@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from coordinator.checks.cargo_audit import CargoAudit
 from coordinator.checks.cargo_check import CargoCheck, CargoClippy
 from coordinator.checks.deptry_requirements import Deptry
 from coordinator.checks.eslint_code import Eslint
@@ -32,6 +33,7 @@ _ALL: Final[tuple[ToolAdapter, ...]] = (
     RuffFormat(),
     PipAudit(),
     NpmAudit(),
+    CargoAudit(),
     SarifCommands(),
     SarifFiles(),
     Mypy(),

@@ -23,6 +23,7 @@ DISCOVERY_TOOLS: Final = (
     "ruff-format",
     "pip-audit",
     "npm-audit",
+    "cargo-audit",
     "sarif",
     "sarif-file",
     "mypy",

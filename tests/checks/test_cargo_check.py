@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from coordinator.checks.adapter import FixTask, Printed
 from coordinator.checks.cargo_check import CargoCheck, CargoClippy, findings_of_build
 from coordinator.checks.cargo_project import CargoProject, understood_cargo
+from coordinator.checks.cargo_stream import read_stream
 from coordinator.checks.tool import ToolRun
 from coordinator.domain.finding import Finding, Fix, ScanReport, ScanStatus, Severity
 from tests.checks.hostile import spoilt
@@ -279,6 +280,15 @@ HONEST = [
     {"reason": "compiler-artifact", "manifest_path": "/tree/Cargo.toml", "target": TARGET, "profile": {"test": False}},
     {"reason": "build-finished", "success": True},
 ]  # fmt: skip
+
+
+def test_a_guess_and_what_lies_in_a_macro_are_no_fix() -> None:
+    for change in ({}, {"suggestion_applicability": "MaybeIncorrect"}, {"expansion": {"span": SPAN}}):
+        line = json.loads(json.dumps(HONEST))
+        line[0]["message"]["children"][0]["spans"] = [OFFER, {**OFFER, "byte_start": 1, **change}]
+        (message,) = read_stream("\n".join(json.dumps(one, separators=(",", ":")) for one in line)).messages
+        assert len(message.edits) == (0 if change else 2)
+        assert message.helps == ("remove it",)
 
 
 @settings(max_examples=200, deadline=None)
