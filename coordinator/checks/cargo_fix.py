@@ -1,7 +1,8 @@
 """Applies the fixes that ``cargo check`` and ``cargo clippy`` call applicable by a machine to some files of a tree.
 
 Owns one invariant: bytes are replaced only where the file holds what the compiler saw when it made its suggestion, all of a
-suggestion or nothing of it; and a tree that built before builds afterwards, or it is put back as it was. It commits nothing.
+suggestion or nothing of it; and a tree that built before builds afterwards, or it is put back as it was. What was formatted
+stays so.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.adapter import FixResult, ScanOrder
-from coordinator.checks.cargo_project import find_projects, run_cargo
+from coordinator.checks.cargo_project import cargo_environment, find_projects, run_cargo
 from coordinator.checks.ruff_fix import is_within, place_of
 from coordinator.checks.tool import Surroundings, find_tool
 from coordinator.domain.errors import ToolFailed
 from coordinator.domain.finding import ScanReport
 from coordinator.domain.settings import GateSettings, ToolSettings
+from coordinator.kit.process import Limits, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _FLAGS: Final = frozenset({"--all-features", "--no-default-features"})
 _VALUED: Final = frozenset({"--features", "-F"})
+_FORMAT_BYTES: Final = 64 * 1024 * 1024
+_FORMAT_S: Final = 30.0
 _ROUNDS: Final = 4
 """A fix may make the next one possible; cargo's own ``fix`` goes as far."""
 _TIMEOUT_S: Final = 240.0
@@ -75,6 +79,7 @@ async def apply(task: FixTask, tool: str, words: Sequence[str]) -> FixResult:
     before = {path: (task.tree / path).read_bytes() for path in files}
     done: list[RustFix] = []
     built, fixes = await _offered(order, task, words, files)
+    tidy = await _formatted(order, files) if fixes else {}
     for _ in range(_ROUNDS):
         applied = apply_edits(task.tree, fixes)
         if not applied:
@@ -86,6 +91,11 @@ async def apply(task: FixTask, tool: str, words: Sequence[str]) -> FixResult:
                 (task.tree / path).write_bytes(raw)
             return FixResult(nothing="nothing was fixed: with the fix that cargo offers the project does not build")
     changed = sorted(path for path in files if (task.tree / path).read_bytes() != before[path])
+    for path in changed:
+        if path in tidy:
+            (task.tree / path).write_bytes(
+                await _as_formatted(order, path, tidy[path]) or (task.tree / path).read_bytes()
+            )
     if not changed:
         what = ", ".join(task.rules) or "anything"
         return FixResult(nothing=f"nothing to fix: cargo offers no fix for {what} in the task's files that fits them")
@@ -136,6 +146,40 @@ async def _offered(
 def _fix(order: ScanOrder, project: CargoProject, message: CargoMessage) -> RustFix:
     edits = tuple((order.relative(str(project.root / edit.file)), edit) for edit in message.edits)
     return RustFix(code=message.code, edits=edits, message=message.message)
+
+
+async def _formatted(order: ScanOrder, files: Sequence[str]) -> dict[str, str]:
+    """Those of ``files`` that are as rustfmt would have them, with the edition of their crate."""
+    projects = await find_projects(order)
+    crates = [one for project in getattr(projects, "found", ()) for one in project.crates]
+    tidy = {}
+    for path in files:
+        around = [one for one in crates if not one.folder or path.startswith(f"{one.folder}/")]
+        edition = max(around, key=lambda one: len(one.folder)).edition if around else ""
+        if edition and await _as_formatted(order, path, edition) == (order.tree / path).read_bytes():
+            tidy[path] = edition
+    return tidy
+
+
+async def _as_formatted(order: ScanOrder, path: str, edition: str) -> bytes | None:
+    """The file alone, by way of stdin: given its name, rustfmt would format the modules that it names as well."""
+    program = find_tool("rustfmt", tree=order.tree)
+    if program is None:
+        return None
+    file, out = order.tree / path, order.scratch / "rustfmt.out"
+    out.unlink(missing_ok=True)
+    limits = Limits(timeout_s=_FORMAT_S, output_bytes=_FORMAT_BYTES)
+    exited = await run(
+        [str(program), "--edition", edition],
+        contained=True,
+        cwd=file.parent,
+        env=cargo_environment(order),
+        errors=order.scratch / "rustfmt.log",
+        limits=limits,
+        output=out,
+        stdin=file,
+    )
+    return out.read_bytes() if exited.code == 0 else None
 
 
 def apply_edits(tree: Path, fixes: Iterable[RustFix]) -> list[RustFix]:

@@ -42,6 +42,7 @@ _NO_TOOLCHAIN: Final = re.compile(r"rustup|toolchain|no such (sub)?command|is no
 class Crate:
     """One member of a workspace: ``folder`` relative to the tree (empty: its top), ``targets`` as the stream names them."""
 
+    edition: str
     folder: str
     manifest: str
     targets: frozenset[str]
@@ -101,7 +102,8 @@ def _project(order: ScanOrder, printed: Printed) -> CargoProject:
     for package in data["packages"]:
         manifest = order.relative(text_of(package["manifest_path"]))
         targets = [f"{','.join(map(text_of, one['kind']))} {text_of(one['name'])}" for one in package["targets"]]
-        crates.append(Crate(folder=manifest.rpartition("/")[0], manifest=manifest, targets=frozenset(targets)))
+        edition, folder = text_of(package["edition"]), manifest.rpartition("/")[0]
+        crates.append(Crate(edition=edition, folder=folder, manifest=manifest, targets=frozenset(targets)))
     return CargoProject(crates=tuple(crates), root=Path(text_of(data["workspace_root"])))
 
 

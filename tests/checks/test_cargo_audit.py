@@ -99,6 +99,18 @@ async def test_a_move_goes_past_what_the_next_version_has_of_its_own(tmp_path: P
     assert far.suggestion == "ask for ledger 2.0.0 or later: what asks for it now does not admit that"
 
 
+async def test_there_is_no_move_to_a_version_that_has_a_vulnerability_which_nothing_mends(
+    tmp_path: Path, database: Path
+) -> None:
+    advise(database, "tally", "RUSTSEC-2022-0002", patched=("<1.0.4",))
+    report = await scan(write_tree(tmp_path / "tree", **shop(tally="1.0.0")), tmp_path / "1", database)
+    (found,) = of_rule(report).values()
+    assert (found.fix, found.fix_version) == (Fix.NONE, "1.0.4")
+    advise(database, "tally", "RUSTSEC-2022-0002")  # now the present version has it as well, so a move is no loss
+    found = of_rule(await scan(tmp_path / "tree", tmp_path / "2", database))["RUSTSEC-2021-0001"]
+    assert (found.fix, found.fix_version) == (Fix.VERSION, "1.0.4")
+
+
 async def test_a_missing_empty_or_old_database_makes_nothing_clean(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from coordinator.checks.cargo_fix import RustFix, apply_edits, fits
 from coordinator.checks.cargo_stream import SpanEdit
 from coordinator.domain.errors import ToolFailed
 from tests.checks.rig import write_tree
-from tests.checks.rust_rig import crate, rust
+from tests.checks.rust_rig import crate, needs, rust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ async def test_only_the_rules_and_files_of_the_task_change(tmp_path: Path, rust:
     assert (result.files, result.told) == (("src/other.rs",), "fixed 1 × unused_imports, 1 × unused_mut")
     assert result.headline == "cargo check: unused_imports, unused_mut in src/other.rs"
     assert result.done[0] == "src/other.rs:1 unused_imports unused import: `std::fmt`"
-    assert (tree / "src/other.rs").read_text() == "\npub fn f() -> i32 {\n    let x = 1;\n    (x)\n}\n"
+    assert (tree / "src/other.rs").read_text() == "pub fn f() -> i32 {\n    let x = 1;\n    (x)\n}\n"
     assert (tree / "src/lib.rs").read_text() == files["src/lib.rs"]
     assert sorted(one.name for one in tree.iterdir()) == ["Cargo.toml", "src"], "no target folder and no lock file"
     again = await fixed(tree, tmp_path / "s2", "src/other.rs", rules=("unused_mut",))
@@ -52,6 +52,17 @@ async def test_line_ends_and_letters_of_several_bytes_stay(tmp_path: Path, rust:
     (tree / "src/lib.rs").write_bytes(source.encode())
     await fixed(tree, tmp_path / "s", "src/lib.rs", rules=("unused_mut",))
     assert (tree / "src/lib.rs").read_bytes() == source.replace("mut ", "").encode()
+
+
+async def test_what_was_formatted_stays_so_and_nothing_else_is_formatted(tmp_path: Path, rust: Path) -> None:
+    needs("rustfmt", "--version")
+    tidy = "pub fn f(x: i32) -> i32 {\n    (x)\n}\n"
+    files = {"Cargo.toml": crate(), "src/lib.rs": f"pub mod a;\npub mod b;\n\n{tidy}", "src/a.rs": "pub  fn g() {}\n"}
+    tree = write_tree(tmp_path / "tree", **files, **{"src/b.rs": tidy.replace("i32 {", "i32  {")})
+    await fixed(tree, tmp_path / "s", "src/lib.rs", "src/b.rs", rules=("unused_parens",))
+    assert (tree / "src/lib.rs").read_text() == files["src/lib.rs"].replace("(x)", "x")
+    assert (tree / "src/b.rs").read_text() == tidy.replace("i32 {", "i32  {").replace("(x)", "x ")
+    assert (tree / "src/a.rs").read_text() == files["src/a.rs"]
 
 
 async def test_what_would_not_build_any_more_is_put_back(tmp_path: Path, rust: Path) -> None:

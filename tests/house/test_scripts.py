@@ -18,7 +18,7 @@ from tests.house.source import TOP
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHELL = ("scripts/agent-clis", "scripts/environment", "scripts/run", "scripts/test", ".ci/run")
+SHELL = ("scripts/agent-clis", "scripts/environment", "scripts/run", "scripts/rust-tools", "scripts/test", ".ci/run")
 
 
 @pytest.fixture(scope="module")
