@@ -60,7 +60,7 @@ class CargoCheck:
         if isinstance(projects, ScanReport):
             return projects
         found: list[Finding] = list(_manifest_findings(self.name, projects))
-        hidden: set[str] = {one.place.path.rpartition("/")[0] for one in found}
+        hidden = set(projects.hidden)
         took_s = 0.0
         for project in projects.found:
             streams = []

@@ -58,10 +58,13 @@ class CargoProject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CargoProjects:
-    """``faults`` are manifests that cargo cannot read, with its words."""
+    """``faults`` are manifests that cargo cannot read, with its words; ``hidden`` the folders of these and of crates below
+    them, of which one fault is told and not one for each.
+    """
 
     faults: Mapping[str, str]
     found: tuple[CargoProject, ...]
+    hidden: frozenset[str]
 
 
 async def find_projects(order: ScanOrder) -> CargoProjects | ScanReport:
@@ -74,7 +77,12 @@ async def find_projects(order: ScanOrder) -> CargoProjects | ScanReport:
     faults: dict[str, str] = {}
     found: list[CargoProject] = []
     covered: set[str] = set()
+    hidden: set[str] = set()
     for manifest in manifests:
+        place = manifest.rpartition("/")[0]
+        if manifest not in covered and any(not above or f"{place}/".startswith(f"{above}/") for above in hidden):
+            hidden.add(place)
+            continue
         if manifest in covered:
             continue
         folder = (order.tree / manifest).parent
@@ -84,6 +92,7 @@ async def find_projects(order: ScanOrder) -> CargoProjects | ScanReport:
             return _could_not(order, printed, f"read {manifest}")
         if printed.ran.code:
             faults[manifest] = _said(printed).replace(f"{order.tree.resolve()}/", "")
+            hidden.add(place)
             continue
         try:
             project = await asyncio.to_thread(_project, order, printed)
@@ -93,7 +102,7 @@ async def find_projects(order: ScanOrder) -> CargoProjects | ScanReport:
             )
         covered |= {one.manifest for one in project.crates} | {order.relative(str(project.root / MANIFEST)), manifest}
         found.append(project)
-    return CargoProjects(faults=faults, found=tuple(found))
+    return CargoProjects(faults=faults, found=tuple(found), hidden=frozenset(hidden))
 
 
 def _project(order: ScanOrder, printed: Printed) -> CargoProject:

@@ -163,6 +163,14 @@ async def test_a_manifest_that_cargo_cannot_read_is_a_finding_and_hides_its_fold
     assert report.unread == ("odd/",)
 
 
+async def test_one_manifest_that_spoils_a_workspace_is_told_once(tmp_path: Path, rust: Path) -> None:
+    tree = write_tree(tmp_path / "tree", **{**TREE, "web/Cargo.toml": "[package\n"})
+    report = await scan(tree, tmp_path / "1")
+    assert told(report) == [("manifest", "Cargo.toml", 0)]
+    assert str(tmp_path) not in report.findings[0].message
+    assert all(report.hides(path) for path in ("till/src/lib.rs", "web/src/main.rs", "Cargo.toml"))
+
+
 async def test_what_is_not_here_and_cannot_be_fetched_makes_nothing_clean(tmp_path: Path, rust: Path) -> None:
     (rust / "config.toml").write_text(
         '[source.crates-io]\nreplace-with = "nowhere"\n[source.nowhere]\nregistry = "sparse+http://127.0.0.1:9/"\n'
