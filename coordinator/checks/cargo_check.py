@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.checks import cargo_fix
 from coordinator.checks.adapter import UNREADABLE, SourceLines, accept_by_look, broken, walk_files
-from coordinator.checks.cargo_project import LOCK, MANIFEST, find_projects, run_cargo
+from coordinator.checks.cargo_project import LOCK, MANIFEST, PASSES, find_projects, run_cargo
 from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _CLIPPY: Final = "clippy::"
 _DEAD: Final = re.compile(r"unused|dead_code|unreachable|redundant")
 _ERROR_CODE: Final = re.compile(r"E\d{4}")
 _MANIFEST_RULE: Final = "manifest"
+_NIGHTLY: Final = "E0554"
+"""The crate asks for features that only an unreleased compiler has: that is the machine's lack, not the code's."""
 _NO_CODE: Final = "error"
 
 
@@ -53,18 +55,18 @@ class CargoCheck:
 
     def counts(self, code: str) -> bool:
         """Whether what the compiler tells under ``code`` is this tool's to report."""
-        return not code.startswith(_CLIPPY)
+        return not code.startswith(_CLIPPY) and code != _NIGHTLY
 
     async def scan(self, order: ScanOrder) -> ScanReport:
         projects = await find_projects(order)
         if isinstance(projects, ScanReport):
             return projects
         found: list[Finding] = list(_manifest_findings(self.name, projects))
-        hidden = set(projects.hidden)
+        hidden, nightly = set(projects.hidden), set()
         took_s = 0.0
         for project in projects.found:
             streams = []
-            for more in ((), ("--all-targets",)):
+            for more in PASSES:
                 ran = await run_cargo(order, project, [*self.words, *more])
                 if isinstance(ran, ScanReport):
                     return ran
@@ -74,11 +76,14 @@ class CargoCheck:
             if isinstance(told, ScanReport):
                 return told
             found += told
-            hidden |= _not_built(order, project, streams[1])
+            hidden |= _not_built(order, project, streams)
+            nightly |= {one.manifest for stream in streams for one in stream.messages if one.code == _NIGHTLY}
+        reason = f"{len(nightly)} crates need a nightly compiler, and the one here is none" if nightly else ""
         return ScanReport(
             findings=await asyncio.to_thread(identified, found),
             options=tuple(cargo_fix.options_of(order.settings.arguments)),
-            status=ScanStatus.SCANNED,
+            reason=reason,
+            status=ScanStatus.PARTIAL if nightly else ScanStatus.SCANNED,
             tool=self.name,
             took_s=took_s,
             unread=await asyncio.to_thread(_unread, order, hidden),
@@ -136,9 +141,11 @@ def _findings(
     told = Counter(map(_identity, plain.messages))
     again = Counter(map(_identity, whole.messages))
     for one in {_identity(message): message for message in (*plain.messages, *whole.messages)}.values():
-        key = _identity(one)
+        key, normal = _identity(one), (one.manifest, one.target, False) in whole.artifacts
         tested = (one.manifest, one.target, True) in whole.artifacts
-        needed = tested and 0 < told[key] == again[key]  # only without the tests is it of no use
+        needed = (
+            tested and told[key] > 0 and again[key] <= (told[key] if normal else 0)
+        )  # the tests do not find it idle
         place = _place(order, project, one)
         if tool.counts(one.code) and place is not None:
             yield _finding(tool.name, lines, order, one, place, needed=needed)
@@ -190,13 +197,13 @@ def _links(code: str) -> tuple[str, ...]:
     return (f"https://doc.rust-lang.org/error_codes/{code}.html",) if _ERROR_CODE.fullmatch(code) else ()
 
 
-def _not_built(order: ScanOrder, project: CargoProject, stream: CargoStream) -> set[str]:
+def _not_built(order: ScanOrder, project: CargoProject, streams: Sequence[CargoStream]) -> set[str]:
     """Folders of crates with errors, and of those that were not come to because of them."""
-    if stream.built:
+    if all(one.built for one in streams):
         return set()
-    faulty = {order.relative(one.manifest) for one in stream.messages if one.error}
+    faulty = {order.relative(one.manifest) for stream in streams for one in stream.messages if one.error}
     done: dict[str, set[str]] = {}
-    for manifest, target, _ in stream.artifacts:
+    for manifest, target, _ in (one for stream in streams for one in stream.artifacts):
         done.setdefault(order.relative(manifest), set()).add(target)
     return {
         crate.folder

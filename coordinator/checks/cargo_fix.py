@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.adapter import FixResult, ScanOrder
-from coordinator.checks.cargo_project import cargo_environment, find_projects, run_cargo
+from coordinator.checks.cargo_project import PASSES, cargo_environment, find_projects, run_cargo
 from coordinator.checks.ruff_fix import is_within, place_of
 from coordinator.checks.tool import Surroundings, find_tool
 from coordinator.domain.errors import ToolFailed
@@ -132,14 +132,15 @@ async def _offered(
         raise ToolFailed(projects.reason)
     built, fixes = True, {}
     for project in projects.found:
-        ran = await run_cargo(order, project, [*words, "--all-targets"])
-        if isinstance(ran, ScanReport):
-            raise ToolFailed(ran.reason)
-        built = built and ran[0].built
-        for message in ran[0].messages:
-            one = _fix(order, project, message)
-            if one.edits and one.code in task.rules and all(path in files for path, _ in one.edits):
-                fixes[one.edits] = one
+        for more in PASSES:
+            ran = await run_cargo(order, project, [*words, *more])
+            if isinstance(ran, ScanReport):
+                raise ToolFailed(ran.reason)
+            built = built and ran[0].built
+            for message in ran[0].messages:
+                one = _fix(order, project, message)
+                if one.edits and one.code in task.rules and all(path in files for path, _ in one.edits):
+                    fixes[one.edits] = one
     return built, list(fixes.values())
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 LOCK: Final = "Cargo.lock"
 MANIFEST: Final = "Cargo.toml"
 
+PASSES: Final = ((), ("--tests", "--examples"))
+"""What is built: the crates, then again with their tests. Benchmarks are left out: many need a compiler that is not released."""
+
 _ERROR: Final = re.compile(r"^\s*error(?:\[E\d+\])?: (.+)$", re.MULTILINE)
 _NO_NETWORK: Final = re.compile(
     r"--offline|spurious network|[Cc]ould ?n[o']t resolve|[Ff]ailed to connect|download of|failed to (download|fetch|get)"
@@ -111,6 +114,7 @@ def _project(order: ScanOrder, printed: Printed) -> CargoProject:
     for package in data["packages"]:
         manifest = order.relative(text_of(package["manifest_path"]))
         targets = [f"{','.join(map(text_of, one['kind']))} {text_of(one['name'])}" for one in package["targets"]]
+        targets = [one for one in targets if not one.startswith("bench ")]
         edition, folder = text_of(package["edition"]), manifest.rpartition("/")[0]
         crates.append(Crate(edition=edition, folder=folder, manifest=manifest, targets=frozenset(targets)))
     return CargoProject(crates=tuple(crates), root=Path(text_of(data["workspace_root"])))

@@ -163,6 +163,29 @@ async def test_a_manifest_that_cargo_cannot_read_is_a_finding_and_hides_its_fold
     assert report.unread == ("odd/",)
 
 
+async def test_a_benchmark_for_another_compiler_is_left_out_and_a_crate_for_one_is_no_fault_of_the_code(
+    tmp_path: Path, rust: Path
+) -> None:
+    nightly = "#![feature(test)]\n"
+    files = {
+        "Cargo.toml": crate(),
+        "src/lib.rs": "fn lone() {}\n",
+        "benches/fast.rs": nightly,
+        "tests/all.rs": "use std::fmt;\n",
+    }
+    tree = write_tree(tmp_path / "tree", **files)
+    report = await scan(tree, tmp_path / "1")
+    assert (report.status, report.unread) == (ScanStatus.SCANNED, ())
+    assert told(report) == [("dead_code", "src/lib.rs", 1), ("unused_imports", "tests/all.rs", 1)]
+    write_tree(tree, **{"src/lib.rs": nightly})
+    report = await scan(tree, tmp_path / "2")
+    if "nightly" in report.reason:  # else the compiler here is one
+        assert (report.status, report.findings) == (ScanStatus.PARTIAL, ())
+        assert report.hides("src/lib.rs")
+    else:
+        assert report.status is ScanStatus.SCANNED
+
+
 async def test_one_manifest_that_spoils_a_workspace_is_told_once(tmp_path: Path, rust: Path) -> None:
     tree = write_tree(tmp_path / "tree", **{**TREE, "web/Cargo.toml": "[package\n"})
     report = await scan(tree, tmp_path / "1")
