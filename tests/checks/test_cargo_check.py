@@ -122,6 +122,7 @@ async def test_a_crate_that_does_not_build_hides_itself_and_what_needs_it(tmp_pa
         "Cargo.toml": WORKSPACE.replace('"till"', '"till", "sum"'),
         "sum/Cargo.toml": crate("sum"),
         "sum/src/lib.rs": "fn lone() {}\n",
+        "sum/benches/fast.rs": "fn main() {}\n",
     }
     tree = write_tree(tmp_path / "tree", **{**files, "till/src/lib.rs": TILL + "\npub fn bad() -> i32 { true }\n"})
     report = await scan(tree, tmp_path / "1")
