@@ -74,6 +74,7 @@ class Call:
         "ending",
         "estimated",
         "exchange",
+        "failed_at",
         "finish",
         "first_at",
         "full_at",
@@ -111,6 +112,7 @@ class Call:
         self.ending = CallEnding.FAILED
         self.estimated = False
         self.exchange: Exchange | None = None
+        self.failed_at = ""  # the upstream that failed it last
         self.first_at = 0.0
         self.full_at = 0.0
         self.id = ""

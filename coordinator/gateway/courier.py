@@ -18,7 +18,7 @@ from coordinator.gateway.endings import NOTHING_LEFT
 from coordinator.gateway.errand import Errand
 from coordinator.gateway.upstream_error import ERROR_BYTES, refuses_key, said_within, told_error
 from coordinator.kit.wire import AnswerCut, NotReached
-from coordinator.policy.circuit_breaker import CallFault
+from coordinator.policy.circuit_breaker import CallFault, counts
 from coordinator.policy.limit_headers import pause_s, used_up_s
 from coordinator.policy.retry_budget import retry_pause_s
 from coordinator.policy.upstream_limit import LONGEST_WINDOW_S, RefusalKind, kind_of_429
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from coordinator.kit.stage import Stage
     from coordinator.kit.wire import RawHeaders
     from coordinator.kit.wire_client import Answer, RequestLines
-    from coordinator.policy.retry_budget import RetryBudget
 
 _BASE_S: Final = 0.25
 _ERROR_FIRST: Final = (b"event: error", b"event:error", b'data: {"error"', b'data:{"error"')
@@ -100,10 +99,8 @@ class Courier:
         clock: Clock,
         inference: Stage,
         meters: Meters,
-        budget: RetryBudget,
         chance: Callable[[], float],
     ) -> None:
-        self._budget = budget
         self._chance = chance
         self._clock = clock
         self._inference = inference
@@ -124,7 +121,6 @@ class Courier:
         until = call.began + self._dials.hold_s
         failures, last, told = 0, None, None
         shut: set[Station] = set()
-        self._budget.note_request(self._clock.monotonic())
         delivery.task = asyncio.current_task()
         while True:
             station = stations[0] if len(stations) == 1 else self._next(call, stations, last)
@@ -146,7 +142,7 @@ class Courier:
             if failure is None:
                 return self._meters.note_affinity(hit=station is stations[0]) if len(stations) > 1 else None
             failures += failure.fault not in (CallFault.RATE, CallFault.CONCURRENCY)
-            if not self._again(call, failure, failures, until, [one for one in stations if one is not station]):
+            if not self._again(call, station, failure, failures, until, stations):
                 if failure.status:
                     return await delivery.take_error(station, failure)
                 raise _undeliverable(station, failure)
@@ -180,7 +176,9 @@ class Courier:
         others = [station for station in stations if station is not last] or stations
         return next((station for station in others if station.stands_open(call.model, now)), others[0])
 
-    def _again(self, call: Call, failure: Failure, failures: int, until: float, others: Sequence[Station]) -> bool:
+    def _again(
+        self, call: Call, station: Station, failure: Failure, failures: int, until: float, stations: Sequence[Station]
+    ) -> bool:
         """Whether it is worth another try, and there is one left. A limit costs no try: the call is held for it, or goes where
         there is none."""
         now = self._clock.monotonic()
@@ -188,8 +186,8 @@ class Courier:
             return False
         if failure.fault in (CallFault.RATE, CallFault.CONCURRENCY):
             held = not failure.usage and now < until and now + failure.after_s <= until
-            return held or any(one.stands_open(call.model, now) for one in others)
-        return failures <= self._dials.retries and self._budget.may_retry(now)
+            return held or any(one.stands_open(call.model, now) for one in stations if one is not station)
+        return failures <= self._dials.retries and self._next(call, stations, station).retries.may_retry(now)
 
     def _count(self, station: Station, failure: Failure, elsewhere: bool) -> None:
         table = self._meters.failovers if elsewhere else self._meters.retries
@@ -207,6 +205,7 @@ class Courier:
         self._under_way.add(delivery)
         if call.tries == 1:
             call.wait_s = now - call.began
+            station.retries.note_request(now)
         try:
             return await self._tried(call, station, turn, delivery)
         except NotReached as error:
@@ -264,7 +263,13 @@ class Courier:
         return failure
 
     def _failed(self, station: Station, call: Call, failure: Failure) -> Failure:
-        station.breaker(call.model).failure(self._clock.monotonic(), failure.fault, failure.why)
+        """Told to the breaker, of one call and upstream once: a request that no upstream can bear is no outage. A probe's end is
+        always told."""
+        breaker = station.breaker(call.model)
+        if not (breaker.closed and counts(failure.fault) and call.failed_at == station.name):
+            breaker.failure(self._clock.monotonic(), failure.fault, failure.why)
+        if counts(failure.fault):
+            call.failed_at = station.name
         return failure
 
     async def _refused(self, call: Call, station: Station, turn: int, answer: Answer | EchoAnswer) -> Failure:

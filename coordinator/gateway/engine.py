@@ -39,7 +39,6 @@ from coordinator.gateway.station import Station
 from coordinator.kit.stage import Stage
 from coordinator.kit.wire_client import Origin, proxy_for
 from coordinator.kit.wire_server import WireServer
-from coordinator.policy.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     import socket
@@ -114,8 +113,7 @@ class Engine:
             hosts=order.hosts,
             who=order.who,
         )
-        budget = RetryBudget(clock.monotonic(), share=settings.retry_share)
-        self._courier = Courier(dials, clock, self.inference, self.meters, budget, random.random)
+        self._courier = Courier(dials, clock, self.inference, self.meters, random.random)
         self._courier.heard = self._heard
         faulty = [one for one in order.upstreams if one.fault]
         self._routes = Routes(self.stations, settings.aliases, faulty)
@@ -126,15 +124,15 @@ class Engine:
         self._relay = self._make_relay()
 
     def _station(self, upstream: Upstream) -> Station:
-        dials = self.dials
+        dials, share = self.dials, self._order.settings.retry_share
         if upstream.kind is UpstreamKind.ECHO:
-            return Station(upstream, EchoOrigin(), dials, self._clock)
+            return Station(upstream, EchoOrigin(), dials, self._clock, share)
         origin = Origin(
             origin_of(upstream.url),
             connect_s=upstream.settings.connect_s,
             proxy=proxy_for(upstream.url, self._order.environment),
         )
-        return Station(upstream, origin, dials, self._clock)
+        return Station(upstream, origin, dials, self._clock, share)
 
     def _make_relay(self) -> Relay:
         return Relay(

@@ -15,6 +15,7 @@ from coordinator.gateway.dialect import Denial, Denied
 from coordinator.kit.stage import Stage
 from coordinator.policy.circuit_breaker import CircuitBreaker, CircuitKnobs, CircuitState
 from coordinator.policy.learned_limit import UNLIMITED
+from coordinator.policy.retry_budget import RetryBudget
 from coordinator.policy.upstream_limit import FULL, LONGEST_WINDOW_S, UpstreamLimit
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Source(Protocol):
 class Station:
     """Lives on the gateway's loop. ``tick`` is to be called about every second."""
 
-    def __init__(self, upstream: Upstream, source: Source, dials: Dials, clock: Clock) -> None:
+    def __init__(self, upstream: Upstream, source: Source, dials: Dials, clock: Clock, retry_share: float) -> None:
         described = upstream.settings
         local = not upstream.credentials
         self._clock = clock
@@ -61,6 +62,8 @@ class Station:
         self._tick_s = _LOCAL_TICK_S if local else _TICK_S
         self._ticked = clock.monotonic()
         self.breakers: dict[str, CircuitBreaker] = {}
+        self.retries = RetryBudget(clock.monotonic(), share=retry_share)
+        """Those that are sent here, whoever failed them: what it is asked more often by must stay in proportion to its calls."""
         self.kept_away: dict[str, int] = {}
         """Calls that found a breaker open, by model."""
         self.limit = UpstreamLimit(

@@ -175,3 +175,41 @@ async def test_a_prompt_costs_what_it_costs_where_it_was_answered(tmp_path: Path
             asked = json.dumps({"prompt": "Go", "model": "claude-x", "retrieve": False}).encode()
             got = await house.reply("/v1/infer", asked)
             assert (got.status, json.loads(got.body)["cost_usd"]) == (200, pytest.approx(0.04))
+
+
+async def test_one_call_that_no_upstream_can_bear_opens_no_breaker(tmp_path: Path, no_pause: None) -> None:
+    """Tried three times, it is one failure of three that it takes."""
+
+    async def script(exchange: Exchange) -> None:
+        await (fail(exchange) if b"poison" in exchange.body else hello(exchange))
+
+    async with housed(tmp_path, script, retries=2, failures_to_open=3) as (house, upstream):
+        poison = body().replace(b'"0"', b'"poison"')
+        for _ in range(2):
+            assert (await house.reply(body=poison)).status == 500
+        assert len(upstream.seen) == 6
+        assert await house.gateway.ask(lambda engine: all(one.closed for one in engine.stations[0].breakers.values()))
+        assert (await house.reply(body=poison)).status == 500
+        assert not await house.gateway.ask(
+            lambda engine: all(one.closed for one in engine.stations[0].breakers.values())
+        )
+
+
+async def test_retries_that_one_upstream_bears_are_no_others(tmp_path: Path, no_pause: None) -> None:
+    """The one that always fails has used up what may be sent to it again; a call of another's is still tried again."""
+    times = 0
+
+    async def once(exchange: Exchange) -> None:
+        nonlocal times
+        times += 1
+        await (fail(exchange) if times == 1 else hello(exchange))
+
+    async with Upstream(fail) as one, Upstream(once) as two:
+        both = (described("one", one, models=("claude-x",)), described("two", two, models=("claude-y",)))
+        more: dict[str, Any] = {"retries": 1, "retry_share": 0.0, "failures_to_open": 1000}
+        async with House(tmp_path, "", upstreams=both, **more) as house:
+            for number in range(30):
+                assert (await house.reply(body=body(number))).status == 500
+            assert len(one.seen) < 60, "its budget is used up"
+            assert (await house.reply(body=body(99, "claude-y"))).status == 200
+            assert len(two.seen) == 2
