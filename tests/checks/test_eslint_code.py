@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from coordinator.checks.locate import locate
 from coordinator.checks.tool import ToolRun
 from coordinator.domain.finding import Fix, ScanReport, ScanStatus, Severity
 from coordinator.domain.settings import ToolSettings
+from tests.checks.eslint_program import install_eslint
 from tests.checks.hostile import spoilt
 from tests.checks.rig import files_of, order_for, told, write_tree
 
@@ -26,20 +26,7 @@ FAULTY = "var a = 1;\nexport default a;\nconst b = 2;\n"
 
 @pytest.fixture(scope="module")
 def eslint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("eslint")
-    words = [
-        "npm",
-        "install",
-        "--silent",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--prefix",
-        str(folder),
-        "eslint@10",
-    ]
-    subprocess.run(words, check=True)
-    return folder / "node_modules/.bin/eslint"
+    return install_eslint(tmp_path_factory.mktemp("eslint"))
 
 
 async def scan(tree: Path, scratch: Path, program: Path, **more: Any) -> ScanReport:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,68 +13,18 @@ from coordinator.checks.npm_audit import NpmAudit, understood_npm
 from coordinator.checks.tool import ToolRun
 from coordinator.domain.finding import Fix, ScanReport, ScanStatus, Severity
 from tests.checks.hostile import spoilt
+from tests.checks.npm_registry import NpmRegistry, npm_registry
 from tests.checks.rig import files_of, order_for, told, write_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ADVISORY = {
-    "id": 1,
-    "url": "https://advisories.example/GHSA-aaaa-bbbb-cccc",
-    "title": "Prototype\npollution",
-    "severity": "moderate",
-    "vulnerable_versions": "<4.17.12",
-    "cwe": [],
-    "cvss": {"score": 6.5, "vectorString": None},
-}
-
-
-class Registry(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.bad: dict[str, list[dict[str, Any]]] = {"lodash": [ADVISORY]}
-        self.endpoint = True
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        return ("--registry", f"http://127.0.0.1:{self.server_port}/", "--fetch-retries", "0")
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Registry
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-        found = {name: bad for name, bad in self.server.bad.items() if name in asked}
-        self._send(200 if self.server.endpoint else 405, found)
-
-    def do_GET(self) -> None:
-        name = self.path.strip("/")
-        versions = {at: {"name": name, "version": at} for at in ("4.17.4", "4.17.21")}
-        self._send(200, {"name": name, "versions": versions, "dist-tags": {"latest": "4.17.21"}})
-
-    def _send(self, status: int, data: Any) -> None:
-        body = json.dumps(data).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def registry() -> Iterator[Registry]:
-    server = Registry()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def registry() -> Iterator[NpmRegistry]:
+    with npm_registry() as server:
+        yield server
 
 
 def package(wanted: str = "4.17.4") -> dict[str, str]:
@@ -87,12 +34,12 @@ def package(wanted: str = "4.17.4") -> dict[str, str]:
     return {"package.json": json.dumps(manifest), "package-lock.json": json.dumps(lock, indent=2)}
 
 
-async def scan(tree: Path, scratch: Path, registry: Registry, **more: Any) -> ScanReport:
+async def scan(tree: Path, scratch: Path, registry: NpmRegistry, **more: Any) -> ScanReport:
     return await NpmAudit().scan(order_for(NpmAudit(), tree, scratch, arguments=registry.arguments, **more))
 
 
 async def test_each_lock_file_s_vulnerabilities_are_found_and_nothing_is_written(
-    tmp_path: Path, registry: Registry
+    tmp_path: Path, registry: NpmRegistry
 ) -> None:
     tree = write_tree(tmp_path / "tree", **package())
     write_tree(tree / "web", **package("^4.0.0"))
@@ -115,7 +62,7 @@ async def test_each_lock_file_s_vulnerabilities_are_found_and_nothing_is_written
     assert (report.status, report.findings) == (ScanStatus.SCANNED, ())
 
 
-async def test_a_registry_without_an_answer_makes_nothing_clean(tmp_path: Path, registry: Registry) -> None:
+async def test_a_registry_without_an_answer_makes_nothing_clean(tmp_path: Path, registry: NpmRegistry) -> None:
     tree = write_tree(tmp_path / "tree", **package())
     registry.endpoint = False
     report = await scan(tree, tmp_path / "1", registry)
@@ -129,7 +76,7 @@ async def test_a_registry_without_an_answer_makes_nothing_clean(tmp_path: Path, 
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 1", "exit 7", "echo '{'; exit 1", "echo '{}'; exit 1", "kill -9 $$",
                                     "echo '{\"vulnerabilities\": {}}'; exit 1"])  # fmt: skip
-async def test_what_nobody_can_read_is_broken(tmp_path: Path, registry: Registry, script: str) -> None:
+async def test_what_nobody_can_read_is_broken(tmp_path: Path, registry: NpmRegistry, script: str) -> None:
     fake = tmp_path / "npm"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
