@@ -217,6 +217,8 @@ def _where_to_look(data: Mapping[str, Any], width: int) -> list[Line]:
     if troubled:
         task = troubled[0]["task"]
         steps += [(f"coordinator explain {task}", "why"), (f"coordinator logs {task}", "what its agent said")]
+    if any(scan["left"] for scan in data["findings"]):
+        steps.append(("coordinator findings list", "what was found and is left, the worst first"))
     steps.append(("coordinator status", "where everything stands"))
     lines: list[Line] = [line(), line(span("Where to look:", STRONG))]
     column = max(len(command) for command, _ in steps)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from coordinator.checks.adapter import Printed, ScanOrder, TreeFiles
 
 _LOCKS: Final = ("npm-shrinkwrap.json", "package-lock.json")
+_NO_ENDPOINT: Final = re.compile(r"40[45] |501 ")
 _NO_SERVICE: Final = re.compile(
     r"audit endpoint returned an error|ECONNREFUSED|ECONNRESET|EAI_AGAIN|ENOTFOUND|ETIMEDOUT|ENETUNREACH|ERR_SOCKET|network"
 )
@@ -95,6 +96,9 @@ def understood_npm(tree: Path, lock: str, printed: Printed) -> list[Finding] | S
 def _failed(lock: str, data: Mapping[str, Any], printed: Printed) -> ScanReport:
     error = data.get("error") or {}
     said = text_of(data.get("message") or error.get("summary") or last_line(printed.ran.output))
+    if _NO_ENDPOINT.match(said):
+        reason = f"the registry has no audit endpoint, as many mirrors have none: {said}"
+        return unavailable(NpmAudit.name, reason, printed.ran)
     if _NO_SERVICE.search(f"{printed.ran.output}\n{said}"):
         return unavailable(NpmAudit.name, f"the registry did not answer for {lock}: {said}", printed.ran)
     return broken(NpmAudit.name, f"{lock}: {said}", printed.ran)

@@ -56,6 +56,14 @@ _NO_SERVICE: Final = re.compile(
     r"ConnectionError|NameResolutionError|Max retries exceeded|ReadTimeout|ConnectTimeout|ProxyError|SSLError"
     r"|ServiceError|Could not connect|not redirecting properly|network may be blocking|HTTPError|JSONDecodeError"
 )
+_WORDS: Final = (
+    (re.compile("CERTIFICATE_VERIFY_FAILED"), "its certificate is trusted by nobody here (SSL_CERT_FILE names who is)"),
+    (re.compile("NameResolutionError|Name or service not known|nodename nor servname"), "its name is not known here"),
+    (re.compile("ProxyError"), "the proxy lets nothing through"),
+    (re.compile("refused"), "the connection was refused"),
+    (re.compile("timed out|Timeout"), "it took too long to answer"),
+)
+"""What a fault of the network comes to, in a person's words."""
 _ORDER_OF_IDS: Final = ("PYSEC-", "CVE-", "GHSA-")
 
 _Version = tuple[str, str]
@@ -230,8 +238,23 @@ def _failed(ran: ToolRun) -> ScanReport:
     errors = [line for line in ran.output.splitlines() if line.startswith("ERROR")]
     reason = (errors or [last_line(ran.output)])[0]
     if _NO_SERVICE.search(ran.output):
-        return unavailable(PipAudit.name, f"the vulnerability service did not answer: {reason}", ran)
+        return unavailable(
+            PipAudit.name, f"the vulnerability service did not answer: {_plainly(ran.output) or reason}", ran
+        )
     return broken(PipAudit.name, f"it exited with {ran.code}: {reason or 'without a word'}", ran)
+
+
+def _plainly(said: str) -> str:
+    """Without the chain of exceptions that it comes in; empty where nobody knows the words for it."""
+    for line in reversed(said.splitlines()):
+        answered = re.search(r"HTTPError: (.+) for url: https?://([^/:]+)", line)
+        if answered:
+            return f"{answered[2]} says {answered[1]}"
+        host = re.search(r"host='([^']+)'", line)
+        words = next((words for pattern, words in _WORDS if pattern.search(line)), "")
+        if host and words:
+            return f"{host[1]}: {words}"
+    return ""
 
 
 def _answer(items: Iterable[Mapping[str, Any]], batch: Mapping[str, str]) -> AuditAnswer:

@@ -1,8 +1,8 @@
 """Finding outside programs and running them on a tree that other people wrote.
 
 Owns one invariant: a program is never taken from inside the tree it is to judge, and never started with more of our
-environment than PATH, HOME, the locale and what the settings let through. What a program's answer
-means is its adapter's.
+environment than PATH, HOME, the locale, the way to the network (which holds no secret) and what the settings let through. What a
+program's answer means is its adapter's.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ EXCERPT_BYTES: Final = 4096
 
 _PASSED_ON: Final = (
     *("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER"),
-    *(
-        "CARGO_HOME",
-        "RUSTUP_HOME",
-        "RUSTUP_TOOLCHAIN",
-    ),  # where Rust lies when it does not lie in HOME, as in its images
+    *("CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"),  # where Rust lies when it is not in HOME, as in its images
 )
+_WAY_OUT: Final = (
+    *("CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
+    *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "all_proxy", "https_proxy", "http_proxy", "no_proxy"),
+)
+"""Whom to trust and which way to go: without them an auditor reaches nothing where its owner does."""
+
 _DEADLY_BY_ITSELF: Final = frozenset({4, 6, 7, 8, 11})  # SIGILL SIGABRT SIGBUS SIGFPE SIGSEGV: the program's own crash
 
 
@@ -119,6 +121,9 @@ def tool_environment(
     python_path = dict.fromkeys(str(path) for path in (*before, tree / "src", tree))
     names = (*_PASSED_ON, *let_through)
     env = {name: os.environ[name] for name in names if name in os.environ and not name.startswith("GIT_")}
+    # A proxy's password is a secret: such a proxy is let through by name only.
+    ways = {name: os.environ[name] for name in _WAY_OUT if name in os.environ and "@" not in os.environ[name]}
+    env = ways | env
     env |= {
         "COORDINATOR_ATTEMPT": str(scratch),
         "GIT_TERMINAL_PROMPT": "0",

@@ -42,8 +42,9 @@ def test_a_look_at_a_part_adds_and_a_tool_that_is_no_longer_called_for_is_done_w
         happened.DaemonStopped(reason="idle"),
     )
     assert [(one["found"], one["fixed"], one["left"]) for one in data["findings"]] == [(5, 0, 5)]
-    data, _ = _run(_folded(total=4, opened=4), _folded("uncalled", closed=4), happened.DaemonStopped(reason="idle"))
+    data, text = _run(_folded(total=4, opened=4), _folded("uncalled", closed=4), happened.DaemonStopped(reason="idle"))
     assert [(one["found"], one["fixed"], one["left"]) for one in data["findings"]] == [(4, 4, 0)]
+    assert "findings list" not in text
 
 
 def test_everything_is_counted_from_events() -> None:
@@ -68,6 +69,7 @@ def test_everything_is_counted_from_events() -> None:
     for said in ("nothing is left to do", "2 attempts of 2 tasks", "git log -p HEAD..coordinator/main", "2 blocked"):
         assert said in text
     assert "coordinator explain b" in text
+    assert "coordinator findings list" in text
 
 
 def test_a_tool_that_never_looked_is_not_clean() -> None:

@@ -66,7 +66,10 @@ async def test_a_registry_without_an_answer_makes_nothing_clean(tmp_path: Path, 
     tree = write_tree(tmp_path / "tree", **package())
     registry.endpoint = False
     report = await scan(tree, tmp_path / "1", registry)
-    assert (report.status, "405" in report.reason) == (ScanStatus.UNAVAILABLE, True)
+    assert report.status is ScanStatus.UNAVAILABLE
+    assert report.reason.startswith(
+        "the registry has no audit endpoint, as many mirrors have none: 405 Method Not Allowed"
+    )
     nowhere = ("--registry", "http://127.0.0.1:9/", "--fetch-retries", "0")
     report = await NpmAudit().scan(order_for(NpmAudit(), tree, tmp_path / "2", arguments=nowhere))
     assert report.status is ScanStatus.UNAVAILABLE

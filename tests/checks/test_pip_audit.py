@@ -173,9 +173,11 @@ async def test_a_service_that_does_not_answer_makes_nothing_clean(
     nowhere = ("-s", "osv", "--osv-url", "http://127.0.0.1:9/v1/query")
     report = await scan(tree, tmp_path, service, arguments=nowhere)
     assert (report.status, report.findings) == (ScanStatus.UNAVAILABLE, ())
-    assert "did not answer" in report.reason
+    assert report.reason == "the vulnerability service did not answer: 127.0.0.1: the connection was refused"
     service.status = 503
-    assert (await scan(tree, tmp_path, service)).status is ScanStatus.UNAVAILABLE
+    report = await scan(tree, tmp_path, service)
+    assert report.status is ScanStatus.UNAVAILABLE
+    assert "did not answer: 127.0.0.1 says 503 Server Error" in report.reason
     assert (await scan(tree, tmp_path, service, arguments=("--no-such-option",))).status is ScanStatus.BROKEN
 
 

@@ -79,6 +79,17 @@ async def test_the_environment_is_ours_to_give(tree: Path, tmp_path: Path, monke
     assert (await run("ruff --version", tree)).status is CheckStatus.PASSED  # our own folder is on PATH, last
 
 
+def test_the_way_to_the_network_is_passed_on_but_no_password(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/ours.pem")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("HTTPS_PROXY", "http://ada:secret@proxy.example:3128")
+    env = tool_environment(tree, scratch=tree)
+    assert (env["SSL_CERT_FILE"], env["https_proxy"]) == ("/etc/ours.pem", "http://proxy.example:3128")
+    assert "HTTPS_PROXY" not in env
+    env = tool_environment(tree, scratch=tree, let_through=("HTTPS_PROXY",))
+    assert env["HTTPS_PROXY"] == "http://ada:secret@proxy.example:3128"
+
+
 def test_a_program_of_the_tree_is_never_taken(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = tree / "bin" / "ruff"
     planted.parent.mkdir()
