@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from coordinator.domain.event import Event
 
-TEST_REMEDY = "make a .venv with the project's dependencies, or set [gate] python or commands"
-"""What helps when the project's tests cannot be run."""
+_NPM_REMEDY = 'set [gate] commands to what tests a clean tree, e.g. ["npm ci && npm test"]'
+_TEST_REMEDY = "make a .venv with the project's dependencies, or set [gate] python or commands"
 
 _PID = re.compile(r" \(pid \d+\)$")
 
@@ -123,6 +123,11 @@ def _ready(event: happened.DaemonReady) -> Phrase:
 
 def _reloading(event: happened.DaemonReloading) -> Phrase:
     return Phrase("reloading", f"{event.reason}: reading the configuration again; agents go on", logging.INFO, STRONG)
+
+
+def test_remedy(untested: str) -> str:
+    """What helps when the project's tests cannot be run; ``untested`` says which and why."""
+    return _NPM_REMEDY if untested.startswith("npm test") else _TEST_REMEDY
 
 
 def _reload_refused(event: happened.ReloadRefused) -> Phrase:

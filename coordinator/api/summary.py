@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coordinator.api.phrase import TEST_REMEDY, said
+from coordinator.api.phrase import said, test_remedy
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, pad, plural, span, wrap
 from coordinator.domain import event as happened
 from coordinator.domain.attempt import Ending
@@ -153,6 +153,8 @@ def _scan_sentence(scan: Mapping[str, Any]) -> str:
     if scan["left"] is None:
         return f"{scan['tool']} did not scan ({scan['status']}): {scan['reason']}"
     text = f"{plural(scan['found'], 'finding')} by {scan['tool']}: {scan['fixed']} fixed, {scan['left']} left"
+    if not scan["found"]:
+        text = f"nothing by {scan['tool']}"
     if scan["status"] not in REPORTING:
         text += f" (its last scan was {scan['status']}: {scan['reason']})"
     return text
@@ -169,7 +171,8 @@ def _untested_lines(data: Mapping[str, Any], width: int) -> list[Line]:
     rows = [row for row in data["landed"] if row["untested"]]
     if not rows:
         return []
-    text = f"{len(rows)} of them untested: {rows[-1]['untested']}; to have them tested, {TEST_REMEDY}"
+    why = rows[-1]["untested"]
+    text = f"{len(rows)} of them untested: {why}; to have them tested, {test_remedy(why)}"
     return wrap(text, width, indent=4, first="  ! ", style=WARN)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from coordinator.api.activity import diagnose, shown_of, usage
-from coordinator.api.phrase import TEST_REMEDY
+from coordinator.api.phrase import test_remedy
 from coordinator.api.verb import Reply, Verb, operand, option
 from coordinator.api.verbs_tasks import STATE_STYLES, TaskArguments, read_spool, task_row
 from coordinator.api.view import (
@@ -157,7 +157,7 @@ def _show_judged(data: Mapping[str, Any], width: int) -> list[Line]:
     judged = data["judged"]
     notes = list(judged["notes"])
     if judged["untested"] and judged["verdict"] != "broken":
-        notes.insert(0, f"untested: {judged['untested']}; {TEST_REMEDY}")
+        notes.insert(0, f"untested: {judged['untested']}; {test_remedy(judged['untested'])}")
     style = GOOD if judged["verdict"] == "passed" else BAD
     told = f": {judged['reason']}" if judged["verdict"] != "passed" and judged["reason"] else ""
     lines = [line(), *wrap(f"Gate: {judged['verdict']}{told}", width, indent=6, style=style)]

@@ -101,7 +101,7 @@ def _failed(lock: str, data: Mapping[str, Any], printed: Printed) -> ScanReport:
         return unavailable(NpmAudit.name, reason, printed.ran)
     if _NO_SERVICE.search(f"{printed.ran.output}\n{said}"):
         return unavailable(NpmAudit.name, f"the registry did not answer for {lock}: {said}", printed.ran)
-    return broken(NpmAudit.name, f"{lock}: {said}", printed.ran)
+    return broken(NpmAudit.name, f"npm audit failed for {lock}: {said}", printed.ran)
 
 
 def _findings(tree: Path, lock: str, packages: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ write here stays."""
 
 _FENCE: Final = "coordinator-group"
 _BLOCK: Final = re.compile(rf"^```{_FENCE}\n(.*)\n```$", re.MULTILINE)
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Raised when the rendering changes, so that waiting tasks are written anew."""
 
 _SHOWN: Final = 30
@@ -99,14 +99,15 @@ def read(text: str, task_id: str) -> AutoTask | None:
 
 
 def _title(group: TaskGroup) -> str:
-    count = len(group.findings)
+    number = len(group.findings)
+    count = f"{number} finding" + ("s" if number > 1 else "")
     place = group.files[0] if len(group.files) == 1 else group.key.scope or "the top folder"
     again = "again " if group.returned else ""
     if any(finding.package for finding in group.findings):
-        return (
-            f"Move {group.key.subject} {again}to a sound version in {place} ({count} finding{'s' if count > 1 else ''})"
-        )
-    return f"Fix {group.key.subject} {again}in {place} ({count} finding{'s' if count > 1 else ''})"
+        versions = _versions(group).get(group.key.subject, [])
+        target = versions[0] if group.key.mechanical and len(versions) == 1 else "a sound version"
+        return f"Move {group.key.subject} {again}to {_one_line(target)} in {place} ({count})"
+    return f"Fix {group.key.subject} {again}in {place} ({count})"
 
 
 def _prompt(group: TaskGroup, profile: ToolProfile) -> str:

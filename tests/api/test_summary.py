@@ -45,6 +45,8 @@ def test_a_look_at_a_part_adds_and_a_tool_that_is_no_longer_called_for_is_done_w
     data, text = _run(_folded(total=4, opened=4), _folded("uncalled", closed=4), happened.DaemonStopped(reason="idle"))
     assert [(one["found"], one["fixed"], one["left"]) for one in data["findings"]] == [(4, 4, 0)]
     assert "findings list" not in text
+    _, text = _run(_folded(total=0), happened.DaemonStopped(reason="idle"))
+    assert "nothing by ruff" in text
 
 
 def test_everything_is_counted_from_events() -> None:
@@ -104,6 +106,11 @@ def test_what_landed_untested_is_one_warning_with_a_remedy() -> None:
     assert text.count("untested") == 1
     assert "3 of them untested: pytest" in text
     assert "make a .venv" in " ".join(text.split())
+    _, text = _run(
+        _landed("d", untested="npm test (its node_modules are elsewhere)"), happened.DaemonStopped(reason="")
+    )
+    assert "npm ci && npm test" in " ".join(text.split())
+    assert ".venv" not in text
     again = happened.GateJudged(tasks=("a",), took_s=1, verdict="passed")
     assert "untested" not in _run(judged, again, _landed("a"))[1]
 

@@ -188,3 +188,19 @@ def test_the_bench_measures(part: str) -> None:
         assert [row[2] for row in rows if "new, tasks written" in row] == ["200, 10", "0, 0"]
     if part == "soak":
         assert [row[1] for row in rows if row[0].startswith("zombies")] == ["0"]
+
+
+def test_the_main_job_on_a_real_project(tmp_path: Path) -> None:
+    env = {**os.environ, "COORDINATOR_PROJECTS_PYTHON": sys.executable}
+    argv = [sys.executable, TOP / "scripts" / "real-projects"]
+    refused = subprocess.run([*argv, "no-such"], env=env, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "there is no no-such" in refused.stderr) == (2, True)
+    argv += ["flask-profiler", "--advisories", "old", "--keep", tmp_path]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.rpartition("tasks\n")[2].splitlines() if line)
+    assert rows["pip-audit"].split() == ["4", "1", "3", "completed"]
+    before, after, number, state = rows["ruff"].split()
+    assert (int(before) > int(after), int(number) > 5, state) == (True, True, "completed")
+    moved = git(tmp_path / "flask-profiler", "diff", "main", "coordinator/main", "--", "requirements.txt")
+    assert "+Jinja2==2.11.3" in moved

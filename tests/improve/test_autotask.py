@@ -192,3 +192,11 @@ def test_an_upgrade_is_ordered_with_the_versions_that_mend_it() -> None:
     block = json.loads(prompt.partition("```coordinator-group\n")[2].partition("\n```")[0])
     assert block["versions"] == {"jinja2": ["2.11.3", "3.1.5"]}
     assert "Move to it and change nothing else" in prompt
+    assert made_title(findings) == "Move jinja2 to a sound version in requirements.txt (2 findings)"
+    assert made_title(findings[:1]) == "Move jinja2 to 2.11.3 in requirements.txt (1 finding)"
+
+
+def made_title(findings: tuple[Finding, ...]) -> str | None:
+    key = GroupKey.of(findings[0], {"ruff": {Fix.VERSION}})
+    made = TaskGroup(findings=findings, id=key.task_id(1), key=key, priority=40, role="upgrade", whole=True)
+    return parse(render(made, PROFILE), "x.toml").tasks[0].title
