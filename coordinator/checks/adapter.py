@@ -29,6 +29,7 @@ To add a tool, write one module with one class and put it into the table of ``ch
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import re
 import shlex
@@ -60,6 +61,7 @@ UNREADABLE: Final = (
 )
 """What reading a report of any shape may raise: then the report is broken, not we."""
 
+_MARKS: Final = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _NOT_THE_TREE: Final = frozenset(
     {".coordinator", ".git", ".hg", ".nox", ".tox", ".venv", "__pycache__", "node_modules", "target", "venv"}
 )
@@ -84,7 +86,7 @@ class TreeFiles:
             if path.is_symlink() or not path.is_file():
                 return ""
             with path.open("rb") as file:
-                return file.read(limit_bytes).decode(errors="replace")
+                return decoded(file.read(limit_bytes))
         except OSError:
             return ""
 
@@ -115,9 +117,20 @@ class SourceLines:
             file = (self._root / path).resolve()
             if not file.is_relative_to(self._root) or not file.is_file():
                 return []
-            return re.split(r"\r\n|\r|\n", file.read_bytes().decode(errors="replace"))
+            return re.split(r"\r\n|\r|\n", decoded(file.read_bytes()))
         except (OSError, ValueError):  # a NUL in the name
             return []
+
+
+def decoded(raw: bytes) -> str:
+    """The text of a file of the tree: UTF-8, or what the mark at its beginning says (PowerShell writes UTF-16)."""
+    encoding = marked_encoding(raw)
+    return raw.decode(encoding, errors="replace").removeprefix("\ufeff")
+
+
+def marked_encoding(raw: bytes) -> str:
+    """The mark itself stays a character, so that a text written back has it again."""
+    return next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
 
 
 def text_of(value: object, *, default: str | None = None) -> str:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, broken, text_of
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words, last_line
 from coordinator.domain.finding import Finding, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def understood_deptry(order: ScanOrder, ran: ToolRun, report: Path) -> ScanRepor
     """What it says in words, guesses among them, is on stderr."""
     name = Deptry.name
     if ran.problem or ran.code not in {0, 1}:
-        return broken(name, f"it exited with {ran.code}: {last_line(ran.output)}", ran)
+        return broken(name, f"it {exit_words(ran)}", ran)
     try:
         items = json.loads(report.read_text(encoding="utf-8"))
         guessed = set(_GUESSED.findall(ran.output))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _BROKEN_FILE: Final = "broken-test-file"
 _FAILING: Final = "failing-test"
 _FRAME: Final = re.compile(r"^([^\s:][^:\n]*\.py):(\d+):", re.MULTILINE)
+_LONGEST_FAILURE: Final = 200_000
 _MISSING: Final = re.compile(r"No module named '([A-Za-z_]\w*)")
 _MOST_PLACES: Final = 12
 
@@ -63,14 +64,14 @@ class FailingTests(FindingTool):
         return "" if files.any("test_*.py", "*_test.py") else "there is no file of tests"
 
     async def scan(self, order: ScanOrder) -> ScanReport:
-        first = await self._failed(order, ())
+        first = await self._failed(order, "all")
         if isinstance(first, ScanReport):
             return first
         failed, took_s = first
         lacking = {one.file: one.lacks for one in failed if one.lacks and not has_module(order.tree, one.lacks)}
         files = sorted({one.file for one in failed} - set(lacking))
         if files:
-            second = await self._failed(order, files)
+            second = await self._failed(order, "again", named_for_pytest(files))
             if isinstance(second, ScanReport):
                 return second
             again = {(one.file, one.inner) for one in second[0]}
@@ -87,9 +88,11 @@ class FailingTests(FindingTool):
             return replace(report, status=ScanStatus.PARTIAL, reason=reason)
         return report
 
-    async def _failed(self, order: ScanOrder, files: Sequence[str]) -> tuple[list[FailedTest], float] | ScanReport:
+    async def _failed(
+        self, order: ScanOrder, run: str, files: Sequence[str] = ()
+    ) -> tuple[list[FailedTest], float] | ScanReport:
         """What failed in one run of ``files``, of all when there are none, and how long it took; or why nobody knows."""
-        scratch = order.scratch / ("again" if files else "all")
+        scratch = order.scratch / run
         scratch.mkdir()
         notes, report = origins.prepare(scratch), scratch / "junit.xml"
         env = order.environment()
@@ -107,7 +110,15 @@ class FailingTests(FindingTool):
         return broken(self.name, complaint, printed.ran) if complaint else (answer, printed.ran.took_s)
 
     def accept(self, group: TaskGroup, options: Sequence[str]) -> str:
-        return shlex.join(["pytest", "-q", "-p", "no:cacheprovider", "--maxfail=0", "--", *group.files])
+        return shlex.join(
+            ["pytest", "-q", "-p", "no:cacheprovider", "--maxfail=0", "--", *named_for_pytest(group.files)]
+        )
+
+
+def named_for_pytest(files: Sequence[str]) -> list[str]:
+    """``files`` as its command line takes them; none, which are all, where it would take one for something else."""
+    odd = any("::" in file or "[" in file for file in files)
+    return [] if odd else [f"./{file}" for file in files]
 
 
 def understood_tests(printed: Printed, report: Path) -> list[FailedTest] | ScanReport:
@@ -189,7 +200,8 @@ def _findings(tree: Path, failed: Sequence[FailedTest], lacking: Mapping[str, st
 
 def _places(tree: Path, failed: FailedTest) -> list[Place]:
     """The test, then where the cause may be: files of the tree that the failure went through or that the test imports."""
-    frames = [(path, int(line)) for path, line in _FRAME.findall(failed.said) if path != failed.file and len(line) < 8]
+    said = failed.said[:_LONGEST_FAILURE]
+    frames = [(path, int(line)) for path, line in _FRAME.findall(said) if path != failed.file and len(line) < 8]
     imported = [(path, 0) for path in _imported(tree, failed.file)]
     places: dict[str, Place] = {failed.file: Place(path=failed.file, line=failed.line)}
     for path, line in (*frames, *imported):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, broken, text_of
 from coordinator.checks.failing_tests import has_module
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words, last_line
 from coordinator.domain.finding import Finding, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def understood_mypy(order: ScanOrder, printed: Printed) -> ScanReport:
     """Exit code 1 is that of errors, 2 that of a fault of its own and of a file that stops all others."""
     ran, name = printed.ran, Mypy.name
     if ran.problem or ran.code not in {0, 1, 2}:
-        return broken(name, f"it exited with {ran.code}: {last_line(ran.output)}", ran)
+        return broken(name, f"it {exit_words(ran)}", ran)
     try:
         text = printed.out.read_text(encoding="utf-8")
         items = [json.loads(line) for line in text.splitlines() if line.strip()]

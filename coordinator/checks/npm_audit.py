@@ -22,11 +22,11 @@ from coordinator.checks.adapter import (
     unavailable,
     walk_files,
 )
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words, last_line
 from coordinator.domain.finding import Finding, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from coordinator.checks.adapter import Printed, ScanOrder, TreeFiles
@@ -63,7 +63,7 @@ class NpmAudit(FindingTool):
         names = (await asyncio.to_thread(walk_files, order.tree)).names
         found: list[Finding] = []
         took_s = 0.0
-        for lock in sorted(filter(glob_matcher(_LOCKS), names)):
+        for lock in locks_of(names):
             words = ["audit", "--json", "--package-lock-only", "--cache", str(order.cache / "npm"), "--logs-max", "0"]
             printed = await order.run(words, cwd=(order.tree / lock).parent)
             took_s += printed.ran.took_s
@@ -75,19 +75,26 @@ class NpmAudit(FindingTool):
         return ScanReport(findings=report, status=ScanStatus.SCANNED, tool=self.name, took_s=took_s)
 
 
+def locks_of(names: Collection[str]) -> list[str]:
+    """A shrinkwrap is what npm goes by where a folder has both, so that the other one says nothing."""
+    locks = set(filter(glob_matcher(_LOCKS), names))
+    shadowed = {f"{folder}package-lock.json" for folder in (one.removesuffix(_LOCKS[0]) for one in locks)}
+    return sorted(one for one in locks if one.endswith(_LOCKS[0]) or one not in shadowed)
+
+
 def understood_npm(tree: Path, lock: str, printed: Printed) -> list[Finding] | ScanReport:
     """Exit code 1 is that of vulnerabilities and of every fault; only the first has a list of them."""
     ran, name = printed.ran, NpmAudit.name
     if ran.problem or ran.code not in {0, 1}:
-        return broken(name, f"it exited with {ran.code}: {last_line(ran.output)}", ran)
+        return broken(name, f"it {exit_words(ran)}", ran)
     try:
         data = json.loads(printed.out.read_text(encoding="utf-8"))
         if "vulnerabilities" not in data:
             return _failed(lock, data, printed)
         found = list(_findings(tree, lock, data["vulnerabilities"]))
     except UNREADABLE as error:
-        said = last_line(ran.output)
-        return broken(name, f"its report on {lock} could not be read: {type(error).__name__}: {error}; {said}", ran)
+        reason = f"its report on {lock} could not be read: {type(error).__name__}: {error}; it {exit_words(ran)}"
+        return broken(name, reason, ran)
     if bool(found) is not (ran.code == 1):
         return broken(name, f"it exited with {ran.code} and named {len(found)} vulnerabilities of {lock}", ran)
     return found
@@ -120,14 +127,25 @@ class _Pinned:
         self.lines = SourceLines(tree)
         self.lock = lock
         text = (tree / lock).read_text(encoding="utf-8")
-        self._entries = json.loads(text).get("packages") or {}
-        self._numbers = {line.strip(): number for number, line in enumerate(text.splitlines(), start=1)}
+        told = json.loads(text)
+        self._entries, self._nested = told.get("packages") or {}, told.get("dependencies") or {}
+        self._numbers: dict[str, list[int]] = {}
+        for number, line in enumerate(text.splitlines(), start=1):
+            self._numbers.setdefault(line.strip(), []).append(number)
 
     def place(self, node: str) -> Place:
-        return Place(path=self.lock, line=self._numbers.get(f"{json.dumps(node)}: {{", 0))
+        """In a file of npm 6 and before several entries may be called the same: then the line is not known."""
+        key = node if self._entries else node.rpartition("node_modules/")[2]
+        lines = self._numbers.get(f"{json.dumps(key)}: {{", ())
+        return Place(path=self.lock, line=lines[0] if len(lines) == 1 else 0)
 
     def version(self, node: str) -> str:
-        return text_of((self._entries.get(node) or {}).get("version"), default="")
+        entry, within = self._entries.get(node) or {}, self._nested
+        if not self._entries:
+            for name in filter(None, (part.strip("/") for part in node.split("node_modules/"))):
+                entry = within.get(name) or {}
+                within = entry.get("dependencies") or {}
+        return text_of(entry.get("version"), default="")
 
 
 def _finding(pinned: _Pinned, package: str, told: Mapping[str, Any], advisory: Mapping[str, Any]) -> Finding:
@@ -137,6 +155,7 @@ def _finding(pinned: _Pinned, package: str, told: Mapping[str, Any], advisory: M
     score = (advisory.get("cvss") or {}).get("score")
     cvss = float(score) if score and 0 < float(score) <= 10 else None
     version, title = pinned.version(nodes[0]), text_of(advisory.get("title"), default="a known vulnerability")
+    known = f"{package} {version}".strip()
     moved, suggestion = _offered(package, told.get("fixAvailable"))
     return Finding(
         about=f"{package}|{rule}",
@@ -146,7 +165,7 @@ def _finding(pinned: _Pinned, package: str, told: Mapping[str, Any], advisory: M
         fix_version=moved,
         installed=version,
         links=(url,) if url else (),
-        message=f"{package} {version} has a known vulnerability, {rule}: {' '.join(title.split())[:300]}",
+        message=f"{known} has a known vulnerability, {rule}: {' '.join(title.split())[:300]}",
         package=package,
         places=tuple(dict.fromkeys(pinned.place(node) for node in nodes)),
         rule=rule,

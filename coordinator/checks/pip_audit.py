@@ -36,7 +36,7 @@ from coordinator.checks.python_pins import (
     latest_of,
     read_demands,
 )
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words, last_line
 from coordinator.domain.errors import ToolFailed
 from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified
 from coordinator.kit import lock
@@ -230,7 +230,7 @@ def understood_audit(printed: Printed, batch: Mapping[str, str]) -> AuditAnswer 
     if silent:
         return broken(name, f"it did not tell of {', '.join(sorted(silent))}", ran)
     if ran.code != (1 if any(answer.advisories.values()) else 0):
-        return broken(name, f"it exited with {ran.code}: {last_line(ran.output)}", ran)
+        return broken(name, f"it {exit_words(ran)}", ran)
     return answer
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from coordinator.checks.adapter import FixResult, TreeFiles
+from coordinator.checks.adapter import FixResult, TreeFiles, marked_encoding
 from coordinator.checks.python_pins import canonical_package, is_later, is_version, latest_of, read_demands
 from coordinator.checks.ruff_fix import is_within, place_of
 from coordinator.domain.errors import ToolFailed
@@ -67,8 +67,12 @@ def _movable(tree: Path, files: Sequence[str], targets: Mapping[str, str]) -> li
 
 def _edit(file: Path, pin: Demand, version: str) -> bool:
     """Replace the version where the pin stands; everything else, line ends included, stays."""
-    raw = file.read_bytes().decode(errors="surrogateescape")
-    lines = raw.splitlines(keepends=True)
+    raw = file.read_bytes()
+    encoding = marked_encoding(raw)
+    try:
+        lines = raw.decode(encoding, errors="surrogateescape").splitlines(keepends=True)
+    except UnicodeDecodeError:  # UTF-16 that is cut off somewhere
+        return False
     name = re.sub(r"-+", "[-_.]+", pin.package)
     before = rf"(?<![\w.-])({name}\s*(?:\[[^\]]*\])?\s*\(?\s*={{2,3}}\s*)"
     pattern = re.compile(rf"{before}{re.escape(pin.version)}(?![\w.!+*-])", re.IGNORECASE)
@@ -76,7 +80,7 @@ def _edit(file: Path, pin: Demand, version: str) -> bool:
         edited, count = pattern.subn(rf"\g<1>{version}", lines[number], count=1)
         if count:
             lines[number] = edited
-            file.write_bytes("".join(lines).encode(errors="surrogateescape"))
+            file.write_bytes("".join(lines).encode(encoding, errors="surrogateescape"))
             return True
         if not lines[number].rstrip("\r\n").endswith("\\"):
             break

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, broken, text_of
 from coordinator.checks.failing_tests import has_module
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words
 from coordinator.domain.finding import Finding, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def understood_pyright(order: ScanOrder, printed: Printed) -> ScanReport:
     """Exit code 1 is that of errors alone, 2 and more that of faults of its own and of its configuration."""
     ran, name = printed.ran, Pyright.name
     if ran.problem or ran.code not in {0, 1}:
-        return broken(name, f"it exited with {ran.code}: {last_line(ran.output)}", ran)
+        return broken(name, f"it {exit_words(ran)}", ran)
     try:
         data = json.loads(printed.out.read_text(encoding="utf-8"))
         items = [item for item in data["generalDiagnostics"] if item["severity"] in _SEVERITIES]

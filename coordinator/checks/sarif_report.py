@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _LEVELS: Final = MappingProxyType(
     {"error": Severity.HIGH, "none": Severity.INFO, "note": Severity.LOW, "warning": Severity.MEDIUM}
 )
+_LONGEST_MESSAGE: Final = 2000
 _MOST_BASES: Final = 8
+_PLACEHOLDER: Final = re.compile(r"\{([0-9]{1,2})\}")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -165,10 +167,11 @@ def _message(result: Mapping[str, Any], rule: Mapping[str, Any]) -> str:
     text = message.get("text") or message.get("markdown")
     if text is None:
         text = (rule.get("messageStrings") or {})[message["id"]]["text"]
-    arguments = message.get("arguments") or ()
-    for number, argument in enumerate(arguments[:20]):
-        text = text_of(text).replace(f"{{{number}}}", text_of(argument))
-    return " ".join(text_of(text).split())[:2000]
+    arguments = [text_of(one)[:_LONGEST_MESSAGE] for one in (message.get("arguments") or ())[:20]]
+    cut = text_of(text)[:_LONGEST_MESSAGE]
+    # In one pass: what stands in an argument is nobody's placeholder, and cannot grow by standing in the next one.
+    filled = _PLACEHOLDER.sub(lambda hit: arguments[int(hit[1])] if int(hit[1]) < len(arguments) else hit[0], cut)
+    return " ".join(filled.split())[:_LONGEST_MESSAGE]
 
 
 def _suggestion(result: Mapping[str, Any]) -> str:

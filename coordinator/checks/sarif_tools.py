@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, accept_by_look, broken, unavailable
 from coordinator.checks.sarif_report import SarifReader
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words
 from coordinator.domain.finding import ScanReport, ScanStatus, identified
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from coordinator.domain.finding import Finding
     from coordinator.policy.grouping import TaskGroup
 
-_LARGEST_BYTES: Final = 256 * 1024 * 1024
+_LARGEST_BYTES: Final = 64 * 1024 * 1024
 _NOT_FOUND: Final = 127
 
 
@@ -91,7 +91,7 @@ def understood_sarif(reader: SarifReader, printed: Printed, command: str) -> lis
     ran, name = printed.ran, reader.tool
     if ran.problem:
         return broken(name, "", ran)
-    said = f"{command!r:.100} exited with {ran.code}: {last_line(ran.output)}"
+    said = f"{command!r:.100} {exit_words(ran)}"
     try:
         text = printed.out.read_text(encoding="utf-8-sig")
         if not text.strip():

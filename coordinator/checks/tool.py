@@ -194,6 +194,12 @@ def read_tail(path: Path, limit: int = EXCERPT_BYTES) -> str:
         return ""
 
 
+def exit_words(ran: ToolRun) -> str:
+    """``exited with 3: the last thing it said``."""
+    said = last_line(ran.output)
+    return f"exited with {ran.code}" + (f": {said}" if said else " without a word")
+
+
 def last_line(text: str) -> str:
     """The last line that says something, at most 200 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

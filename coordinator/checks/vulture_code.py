@@ -12,7 +12,7 @@ import tomllib
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.adapter import UNREADABLE, FindingTool, SourceLines, broken
-from coordinator.checks.tool import last_line
+from coordinator.checks.tool import exit_words, last_line
 from coordinator.domain.finding import Finding, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def understood_vulture(order: ScanOrder, printed: Printed) -> ScanReport:
     """It prints a line for each thing; what it says of files that it could not read goes to stderr."""
     ran, name = printed.ran, Vulture.name
     if ran.problem or ran.code not in {0, _UNREAD, _FOUND}:
-        return broken(name, f"it exited with {ran.code}: {last_line(ran.output)}", ran)
+        return broken(name, f"it {exit_words(ran)}", ran)
     try:
         lines = printed.out.read_text(encoding="utf-8").splitlines()
         found = identified(_findings(order, filter(str.strip, lines)))

@@ -217,8 +217,8 @@ class ToolSettings:
     """What all its processes together may have in memory, 0 for no limit. A type checker on a large project needs 2 GiB."""
     name: str
     """Which tool."""
-    output_bytes: int = 256 * 1024 * 1024
-    """What it may print. A report on a tree of a million lines is about 12 MB."""
+    output_bytes: int = 64 * 1024 * 1024
+    """What it may print, all of which is read at one go. A report on a tree of a million lines is about 12 MB."""
     path: str = ""
     """The program, absolute or from the repository's top folder; empty: the project's virtual environment, then PATH."""
     timeout_s: float = 300.0

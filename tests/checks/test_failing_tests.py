@@ -62,6 +62,18 @@ async def scan(tree: Path, scratch: Path, **more: Any) -> ScanReport:
     return await FailingTests().scan(order)
 
 
+@pytest.mark.parametrize("folder", ["--flag", "a b", "new\nline", "x::y", "e[1]", "@x", "'q'", "$(touch x)"])
+async def test_a_name_that_pytest_would_take_for_something_else_is_a_name(tmp_path: Path, folder: str) -> None:
+    tree = write_tree(tmp_path / "tree", **{f"{folder}/test_odd.py": "def test_odd():\n    assert 0\n"})
+    report = await scan(tree, tmp_path / "scratch")
+    assert report.status is ScanStatus.SCANNED, report.reason
+    assert [one.place.path for one in report.findings] == [f"{folder}/test_odd.py"]
+    line = FailingTests().accept(group_of(report.findings), ())
+    assert runs(line, tree) == 1
+    (tree / folder / "test_odd.py").write_text("def test_odd():\n    pass\n")
+    assert runs(line, tree) == 0
+
+
 async def test_what_fails_is_found_with_where_its_cause_may_be(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", **SHOP)
     report = await scan(tree, tmp_path / "scratch")

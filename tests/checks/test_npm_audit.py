@@ -62,6 +62,29 @@ async def test_each_lock_file_s_vulnerabilities_are_found_and_nothing_is_written
     assert (report.status, report.findings) == (ScanStatus.SCANNED, ())
 
 
+async def test_a_shrinkwrap_speaks_for_its_folder_and_older_lock_files_are_read(
+    tmp_path: Path, registry: NpmRegistry
+) -> None:
+    texts = package()
+    old = {
+        "lodash": {"version": "4.17.4"},
+        "other": {"version": "1.0.0", "dependencies": {"lodash": {"version": "4.17.3"}}},
+    }
+    first = {"name": "shop", "version": "1.0.0", "lockfileVersion": 1, "requires": True, "dependencies": old}
+    tree = write_tree(tmp_path / "tree", **texts, **{"npm-shrinkwrap.json": texts["package-lock.json"]})
+    write_tree(
+        tree / "old", **{"package.json": texts["package.json"], "package-lock.json": json.dumps(first, indent=2)}
+    )
+    report = await scan(tree, tmp_path / "1", registry)
+    assert [one.place.path for one in report.findings] == ["npm-shrinkwrap.json", "old/package-lock.json"]
+    found = report.findings[1]
+    assert (found.installed, found.place.line) == ("4.17.4", 0)  # two entries are called lodash
+    del old["other"]
+    (tree / "old/package-lock.json").write_text(json.dumps(first, indent=2))
+    report = await scan(tree, tmp_path / "2", registry)
+    assert report.findings[1].place.line == 7
+
+
 async def test_a_registry_without_an_answer_makes_nothing_clean(tmp_path: Path, registry: NpmRegistry) -> None:
     tree = write_tree(tmp_path / "tree", **package())
     registry.endpoint = False

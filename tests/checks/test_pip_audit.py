@@ -153,6 +153,19 @@ async def test_what_is_left_open_is_asked_about_as_it_is_installed(
     assert (report.status, report.findings) == (ScanStatus.SCANNED, ())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_what_pip_reads_in_another_encoding_is_read(
+    tmp_path: Path, service: VulnerabilityService, encoding: str
+) -> None:
+    service.bad = {"jinja2": [("PYSEC-2019-217", (), "0", ("2.10.1",))]}
+    tree = write_tree(tmp_path / "tree", **{"requirements.txt": ""})
+    (tree / "requirements.txt").write_bytes("# as PowerShell writes it\r\njinja2==2.10\r\n".encode(encoding))
+    report = await scan(tree, tmp_path, service)
+    assert report.status is ScanStatus.SCANNED, report.reason
+    assert told(report) == [("PYSEC-2019-217", "requirements.txt", 2)]
+    assert report.findings[0].evidence == "jinja2==2.10"
+
+
 async def test_nothing_exact_is_not_clean(tmp_path: Path, service: VulnerabilityService) -> None:
     tree = write_tree(tmp_path / "tree", **{"requirements.txt": "jinja2>=2\n"})
     report = await scan(tree, tmp_path, service, env=())

@@ -32,6 +32,16 @@ async def test_only_the_version_in_the_pin_changes(tmp_path: Path) -> None:
     assert await moved(tmp_path, "requirements.txt", flask=("2.0",)) == ()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_a_file_with_a_mark_of_its_encoding_keeps_it(tmp_path: Path, encoding: str) -> None:
+    text = "jinja2==2.10\r\n# café\r\n"
+    (tmp_path / "requirements.txt").write_bytes(text.encode(encoding))
+    assert await moved(tmp_path, "requirements.txt", jinja2=("2.11.3",)) == ("requirements.txt: jinja2 2.10 → 2.11.3",)
+    assert (tmp_path / "requirements.txt").read_bytes() == text.replace("2.10", "2.11.3").encode(encoding)
+    (tmp_path / "requirements.txt").write_bytes(text.encode("utf-16")[:-1])
+    assert await moved(tmp_path, "requirements.txt", jinja2=("2.11.3",)) == ()
+
+
 async def test_names_are_compared_as_pip_compares_them(tmp_path: Path) -> None:
     project = '[project]\nname = "shop"\ndependencies = [\n  # "Typing.Extensions==4.0"\n  "Typing.Extensions==4.0",\n]\n[project.optional-dependencies]\nx = ["Typing.Extensions==4.0"]\n'
     write_tree(tmp_path, **{"pyproject.toml": project})

@@ -13,6 +13,7 @@ from coordinator.checks.adapter import UNREADABLE, Printed, SourceLines
 from coordinator.checks.sarif_report import SarifReader
 from coordinator.checks.sarif_tools import SarifCommands, SarifFiles, understood_sarif
 from coordinator.checks.tool import ToolRun, find_tool
+from coordinator.domain.check import BrokenBy
 from coordinator.domain.finding import Finding, Fix, ScanReport, ScanStatus, Severity
 from coordinator.policy.grouping import GroupKey, TaskGroup
 from tests.checks.hostile import spoilt
@@ -159,6 +160,24 @@ def test_severity_is_that_of_the_result_of_the_rule_or_a_warning(tree: Path, tmp
     assert [one.severity for one in found[:4]] == [Severity.LOW, Severity.HIGH, Severity.MEDIUM, Severity.CRITICAL]
     assert (found[3].rule, found[3].cvss, found[3].category) == ("lint/R2", 9.1, "security")
     assert found[4].message == "one and two"
+
+
+def test_a_message_that_grows_out_of_its_own_arguments_stays_small(tree: Path, tmp_path: Path) -> None:
+    """Each of nineteen levels would make it a hundred times as long."""
+    arguments = [f"{{{number}}}" * 100 for number in range(1, 20)]
+    (found,) = read(tree, log(result(message={"text": "{0}", "arguments": arguments})), tmp_path / "s")
+    assert found.message == "{1}" * 100
+    (found,) = read(tree, log(result(message={"text": "{0} {7}" * 10**6, "arguments": ["x" * 10**6]})), tmp_path / "t")
+    assert len(found.message) == 2000
+
+
+async def test_what_is_printed_is_limited_so_that_reading_it_holds_nobody_up(tree: Path, tmp_path: Path) -> None:
+    """Four times as many brackets took a minute and 6 GiB to be read."""
+    report = await scan(tree, tmp_path / "s", "yes '[],' | head -c 100000000")
+    assert (report.status, report.broken_by) == (ScanStatus.BROKEN, BrokenBy.TREE)
+    assert "printed more than" in report.reason
+    report = await scan(tree, tmp_path / "t", "exit 3")
+    assert report.reason == "'exit 3' exited with 3 without a word"
 
 
 def filed(tree: Path, scratch: Path, *names: str) -> Any:
