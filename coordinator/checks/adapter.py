@@ -332,11 +332,8 @@ def accept_by_look(group: TaskGroup, options: Iterable[str] = ()) -> str:
     ``-P`` and ``-E``: neither the tree nor its ``PYTHONPATH`` gets to say what ``coordinator`` is.
     """
     words = [sys.executable, "-EP", "-m", "coordinator", "look", group.key.tool, *options]
-    for rule in group.rules:
-        words += ["--rule", rule]
-    for path in group.files:
-        words += ["--path", path]
+    words += [f"--rule={rule}" for rule in group.rules] + [f"--path={path}" for path in group.files]
     if group.key.mechanical and not group.whole:
         for fix in sorted({finding.fix for finding in group.findings}):
-            words += ["--fix", fix]
+            words.append(f"--fix={fix}")
     return shlex.join(words)

@@ -191,7 +191,7 @@ def test_the_line_of_a_group_asks_our_own_adapter_and_not_what_the_tree_calls_so
     values: dict[str, Any] = {"findings": (found,), "id": "x", "key": key, "priority": 50, "role": "autofix"}
     line = accept_by_look(TaskGroup(**values, whole=True))
     assert "--fix" not in line
-    assert accept_by_look(TaskGroup(**values, whole=False)).endswith("--path shop/till.py --fix safe")
+    assert accept_by_look(TaskGroup(**values, whole=False)).endswith("--path=shop/till.py --fix=safe")
     (shop / "coordinator").mkdir()
     (shop / "coordinator/__init__.py").write_text("")
     (shop / "coordinator/__main__.py").write_text("raise SystemExit(0)\n")

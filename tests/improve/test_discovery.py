@@ -207,8 +207,8 @@ async def test_a_file_that_no_longer_parses_keeps_its_findings(rig: Rig) -> None
 
 
 async def test_an_unknown_tool_and_a_missing_branch_are_reports(rig: Rig, tmp_path: Path) -> None:
-    reports = await rig.discovery.scan(["nonesuch", "ruff"])
-    assert [(report.tool, report.status) for report in reports] == [("nonesuch", "unavailable"), ("ruff", "scanned")]
+    reports = await rig.discovery.scan(["no-such", "ruff"])
+    assert [(report.tool, report.status) for report in reports] == [("no-such", "unavailable"), ("ruff", "scanned")]
     assert rig.files() == {}
     empty = tmp_path / "empty"
     empty.mkdir()
