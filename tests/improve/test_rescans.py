@@ -37,13 +37,15 @@ async def test_whatever_the_answer_depends_on_brings_another_look(repository: Pa
     with ruff.open("a") as file:
         file.write("# a newer version\n")
     assert [await looked(rig) for _ in range(2)] == [True, False]
+    settings: dict[str, object] = {"tool": (tool,)}
     for changed in (
         {"tool": (replace(tool, arguments=("--quiet",)),)},
-        {"tool": (tool,), "select": ("F401",)},
-        {"tool": (tool,), "tools": ("ruff",)},
+        {"select": ("F401",)},
+        {"tools": ("ruff",)},
     ):
+        settings |= changed
         rig.store.close()
-        rig = Rig(repository, **changed)
+        rig = Rig(repository, **settings)
         assert [await looked(rig) for _ in range(2)] == [True, False], changed
 
 
