@@ -15,6 +15,7 @@ from coordinator.domain.discovery_config import discovery_from
 from coordinator.domain.errors import BadInput
 from coordinator.domain.price import prices_from
 from coordinator.domain.problem import Problem
+from coordinator.domain.role_route import role_routes_from
 from coordinator.domain.settings import (
     OCCASIONS,
     FleetSettings,
@@ -159,10 +160,11 @@ def _gate(table: TomlTable) -> GateSettings:
 def _gateway(table: TomlTable) -> GatewaySettings:
     usual = GatewaySettings()
     table.check_keys(GatewaySettings.__dataclass_fields__)
+    aliases, upstreams = _aliases(table), upstreams_from(table)
     address = "an address such as http://127.0.0.1:8080, without user, password and query"
     settings = GatewaySettings(
         agent_calls_per_s=table.number("agent_calls_per_s", usual.agent_calls_per_s, 0.0, 1e6),
-        aliases=_aliases(table),
+        aliases=aliases,
         allowed_hosts=table.texts(
             "allowed_hosts", expected="a host's name or address, without a port", pattern=HOST_NAME
         ),
@@ -174,8 +176,8 @@ def _gateway(table: TomlTable) -> GatewaySettings:
         calls_per_agent=table.integer("calls_per_agent", usual.calls_per_agent, 1, 100_000),
         day_budget_usd=table.number("day_budget_usd", usual.day_budget_usd, 0.0, 1e6),
         dedup=table.choice("dedup", usual.dedup, ("loose", "off", "strict")),
+        dedup_across_owners=table.flag("dedup_across_owners", usual.dedup_across_owners),
         enabled=table.choice("enabled", usual.enabled, ("auto", "off", "on")),
-        failures_to_open=table.integer("failures_to_open", usual.failures_to_open, 1, 1000),
         fleet_calls_per_s=table.number("fleet_calls_per_s", usual.fleet_calls_per_s, 0.0, 1e6),
         google_url=table.text("google_url", usual.google_url, expected=address, longest=2048, pattern=_ADDRESS),
         hold_s=table.seconds("hold_s", usual.hold_s, 0.0, 3600.0),
@@ -183,19 +185,34 @@ def _gateway(table: TomlTable) -> GatewaySettings:
         openai_url=table.text("openai_url", usual.openai_url, expected=address, longest=2048, pattern=_ADDRESS),
         port=table.integer("port", usual.port, 0, 65_535),
         prices=prices_from(table),
-        probe_every_s=table.seconds("probe_every_s", usual.probe_every_s, 0.05, 3600.0),
         promote_s=table.seconds("promote_s", usual.promote_s, 0.1, 3600.0),
         retries=table.integer("retries", usual.retries, 0, 10),
         retry_share=table.number("retry_share", usual.retry_share, 0.0, 1.0),
+        roles=role_routes_from(table, upstreams, aliases),
         room=table.integer("room", usual.room, 0, 1_000_000),
         stall_s=table.seconds("stall_s", usual.stall_s, 0.1, _DAY_S),
         total_budget_usd=table.number("total_budget_usd", usual.total_budget_usd, 0.0, 1e9),
-        upstreams=upstreams_from(table),
+        upstreams=upstreams,
         width=table.integer("width", usual.width, 1, 100_000),
     )
     if 0 < settings.port < 1024:
         table.wrong("port", f"{settings.port} is the system's", "0, or a port from 1024 to 65535")
-    return settings
+    return _circuit(table, settings)
+
+
+def _circuit(table: TomlTable, usual: GatewaySettings) -> GatewaySettings:
+    """With what breakers are made of."""
+    return replace(
+        usual,
+        breaker_window=table.integer("breaker_window", usual.breaker_window, 0, 1000),
+        close_rate=table.number("close_rate", usual.close_rate, 0.01, 1.0),
+        failures_to_open=table.integer("failures_to_open", usual.failures_to_open, 1, 1000),
+        longest_probe_s=table.seconds("longest_probe_s", usual.longest_probe_s, 0.1, _DAY_S),
+        open_rate=table.number("open_rate", usual.open_rate, 0.01, 1.0),
+        probe_every_s=table.seconds("probe_every_s", usual.probe_every_s, 0.05, 3600.0),
+        probe_growth=table.number("probe_growth", usual.probe_growth, 1.0, 10.0),
+        probes_to_close=table.integer("probes_to_close", usual.probes_to_close, 1, 100),
+    )
 
 
 def _aliases(gateway: TomlTable) -> dict[str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coordinator.domain.price import Price
+    from coordinator.domain.role_route import RoleRoute
     from coordinator.domain.upstream import UpstreamSettings
 
 
@@ -126,15 +127,22 @@ class GatewaySettings:
     else Anthropic itself. Another address than the provider's own needs no key."""
     body_bytes: int = 64 * 1024 * 1024
     """The largest request body. What agents send is 0.01 to 2 MB; images and documents make it more."""
+    breaker_window: int = 0
+    """Calls over which ``open_rate`` is judged. 0: failures open a breaker only when they come in a row."""
     call_budget_usd: float = 0.0
     """What one call may cost; a stream that reaches it is cut. 0: no limit."""
     calls_per_agent: int = 64
     """Calls of one agent at one time. An agent with ten subagents makes a dozen."""
+    close_rate: float = 1.0
+    """Share of ``probes_to_close`` that must be answered before a breaker closes."""
     day_budget_usd: float = 0.0
     """What all calls of a day (UTC) may cost together. 0: no limit."""
     dedup: str = "strict"
     """Identical calls at the same time share one upstream call. ``strict``: they differ in nothing that a model sees;
     ``loose``: also not counting the date and the state of git, which an answer may depend on; ``off``."""
+    dedup_across_owners: bool = False
+    """Whether calls that spend different owners' money (``owner`` of an upstream) may share one: then one owner pays for what
+    another one is told, and one sees what the other asks for by how fast it is answered."""
     enabled: str = "auto"
     """``on``, ``off``, or ``auto``: on when there is a provider's key or URL, here or in the daemon's environment."""
     failures_to_open: int = 3
@@ -150,6 +158,10 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     """Address to listen at. ``0.0.0.0`` (``::`` with IPv6) or one of this machine's addresses in a network lets others in who
     have a key; it is not encrypted. Programs of this machine are told the address that they can reach."""
+    longest_probe_s: float = 320.0
+    """What the pause between probes grows to at most, where ``probe_growth`` makes it grow."""
+    open_rate: float = 0.5
+    """Share of the last ``breaker_window`` calls that must have failed to open a breaker, though none fail in a row."""
     openai_url: str = ""
     """Where calls in OpenAI's protocol go, with ``/v1``. Empty: ``OPENAI_BASE_URL``, else OpenAI itself."""
     port: int = 0
@@ -158,6 +170,10 @@ class GatewaySettings:
     """``[[gateway.prices]]``: what models cost; they come before the list that ships with the coordinator."""
     probe_every_s: float = 5.0
     """While a breaker keeps calls away, one is let through this often; its first byte closes the breaker."""
+    probe_growth: float = 1.0
+    """Each failed round of probes makes the pause before the next longer by this factor; 1 keeps it as it is."""
+    probes_to_close: int = 1
+    """Probes in a round, of which ``close_rate`` must be answered before a breaker closes."""
     promote_s: float = 30.0
     """A waiting call counts as one priority better for each time it has waited this long, so that none starves."""
     retries: int = 2
@@ -165,6 +181,8 @@ class GatewaySettings:
     passed on. Clients try again themselves; this spares them the pause."""
     retry_share: float = 0.2
     """Retries may make up this share of all calls at most: when everything fails, trying again is what keeps it failing."""
+    roles: Mapping[str, RoleRoute] = field(default_factory=dict)
+    """``[gateway.roles.NAME]``: the ``model`` and the ``upstream`` that calls of a role go to, whatever its agents ask for."""
     room: int = 512
     """Calls that may wait for an upstream; more are turned away at once."""
     stall_s: float = 300.0

@@ -40,6 +40,8 @@ _BASE_S: Final = 0.25
 _ERROR_FIRST: Final = (b"event: error", b"event:error", b'data: {"error"', b'data:{"error"')
 """Anthropic and OpenAI's responses; chat completions and Google."""
 _LONGEST_S: Final = 5.0
+_OUT_OF_TIME: Final = frozenset({Denial.LIMITED, Denial.UNREACHED})
+"""How a door turns away a call that may be held no longer; the others are for want of room, or because it closes."""
 _PRELUDE_S: Final = 1.0
 """An answer's head is kept back so long at most: what breaks off before its first byte can still be tried again."""
 _TRANSIENT: Final = frozenset({500, 502, 503, 504, 520, 522, 524, 529})
@@ -132,6 +134,8 @@ class Courier:
                     last = station
                     if self._elsewhere(call, denied, station, stations, shut):
                         continue
+                    if denied.denial in _OUT_OF_TIME:
+                        self._meters.note_expired(station.door.name)
                     if told is None:
                         raise
                     return await delivery.take_error(*told)
@@ -270,6 +274,7 @@ class Courier:
             breaker.failure(self._clock.monotonic(), failure.fault, failure.why)
         if counts(failure.fault):
             call.failed_at = station.name
+        self._meters.note_fault(station.name, failure.fault)
         return failure
 
     async def _refused(self, call: Call, station: Station, turn: int, answer: Answer | EchoAnswer) -> Failure:

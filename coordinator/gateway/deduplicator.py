@@ -146,6 +146,8 @@ class DedupCounts:
     led: int = 0
     saved_calls: int = 0
     saved_usd: float = 0.0
+    unblocked: dict[Landing, int] = field(default_factory=dict)
+    """Those who joined and wait no more, by what became of them."""
 
 
 class Deduplicator:
@@ -247,6 +249,9 @@ class Deduplicator:
 
     def settle(self, seat: Seat, usd: float) -> None:
         """A seat that ``join`` gave has landed; ``usd``: what its own call would have cost. Once for each."""
+        landing = seat.landing
+        if landing is not None and landing is not Landing.LEFT:
+            self.counts.unblocked[landing] = self.counts.unblocked.get(landing, 0) + 1
         if seat.saved:
             self.counts.saved_calls += 1
             self.counts.saved_usd += usd

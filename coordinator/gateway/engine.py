@@ -23,7 +23,14 @@ from coordinator.gateway.dials import KNOBS, Dials
 from coordinator.gateway.doorkeeper import Doorkeeper
 from coordinator.gateway.echo import EchoOrigin
 from coordinator.gateway.keys import ClaimKeys
-from coordinator.gateway.meters import Meters, budget_meters, standing_meters
+from coordinator.gateway.meters import (
+    Meters,
+    breaker_meters,
+    budget_meters,
+    named_models,
+    sharing_meters,
+    standing_meters,
+)
 from coordinator.gateway.model_inquiry import ModelInquiry
 from coordinator.gateway.pacing import Pacing
 from coordinator.gateway.pages import Pages
@@ -96,7 +103,7 @@ class Engine:
         self._order = order
         self._stop = asyncio.Event()
         self._trouble: dict[str, tuple[str, float]] = {}
-        self.meters = Meters()
+        self.meters = Meters(named_models(settings))
         self.books = Books(settings, today=clock.now().date(), spent_today=order.spent_today, spent=order.spent)
         self.dials = dials = Dials(settings)
         width, room = int(dials.width), int(dials.room)
@@ -116,7 +123,7 @@ class Engine:
         self._courier = Courier(dials, clock, self.inference, self.meters, random.random)
         self._courier.heard = self._heard
         faulty = [one for one in order.upstreams if one.fault]
-        self._routes = Routes(self.stations, settings.aliases, faulty)
+        self._routes = Routes(self.stations, settings.aliases, faulty, roles=settings.roles)
         store, origins = order.store, order.origins
         self._retrieval = Retrieval(store, origins, clock) if store is not None and origins else None
         self._lane = self._make_lane()
@@ -172,6 +179,7 @@ class Engine:
             courier=self._courier,
             dials=dials,
             doorkeeper=self._doorkeeper,
+            meters=self.meters,
             pacing=self._pacing,
             prices=self._prices,
             retrieval=self._retrieval,
@@ -270,6 +278,8 @@ class Engine:
         yield from self.meters.meters()
         now, loop_now = self._clock.monotonic(), asyncio.get_running_loop().time()
         yield from standing_meters(self.inference, self.stations, now, loop_now, self._lane.stages())
+        yield from breaker_meters(self.stations, self.meters)
+        yield from sharing_meters(self._relay.sharing.deduplicator.counts, self._lane.sharing.counts)
         yield from budget_meters((self.books.day, self.books.fleet))
         yield from self._lane.meters()
 

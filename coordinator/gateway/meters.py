@@ -1,7 +1,8 @@
 """What the gateway counts, folded from calls that are over and read from what runs.
 
-Owns one invariant: a label's values are bounded, whatever callers send: models beyond the first ``MODELS`` are "other". The
-names are the seed's where it had one. Prices, limits and stages are others'; this only counts.
+Owns one invariant: a label's values are bounded, whatever callers send: a model is named if the settings name it or an
+upstream has answered for it, up to ``MODELS`` of these; all others are "other". The names are the seed's where it had one.
+Prices, limits and stages are others'; this only counts.
 """
 
 from __future__ import annotations
@@ -11,20 +12,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.lane import Lane
 from coordinator.domain.meter import Meter, MeterKind, Spread
+from coordinator.gateway.calls import CallEnding
 from coordinator.policy.budget import NO_LIMIT
-from coordinator.policy.circuit_breaker import CircuitState
+from coordinator.policy.circuit_breaker import CallFault, CircuitState
 from coordinator.policy.learned_limit import UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.calls import Call
+    from coordinator.gateway.deduplicator import DedupCounts
+    from coordinator.gateway.prompt_sharing import SharingCounts
+    from coordinator.gateway.response_cache import CacheCounts
     from coordinator.gateway.station import Station
     from coordinator.kit.stage import Stage
     from coordinator.policy.budget import Purse
 
 MODELS: Final = 50
+"""Named because an upstream answered for them; those of the settings come on top."""
+NO_MODEL: Final = "none"
 OTHER: Final = "other"
+
+_NO_ERROR: Final = frozenset({CallEnding.LEFT, CallEnding.REVOKED, CallEnding.SERVED})
+"""Who hangs up, or is stopped with its attempt, has met with no error."""
 
 _FIRST_BYTE_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _WAIT_S: Final = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
@@ -84,8 +95,13 @@ class _Traffic:
 class Meters:
     """``fold`` once for each call that is over; the rest is counted where it happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        """``known``: models that may be named from the start."""
+        self._known = frozenset({*known, NO_MODEL})
         self._models: set[str] = set()
+        self._errors: dict[Labels, int] = {}
+        self._expired: dict[Labels, int] = {}
+        self._faults: dict[Labels, int] = {}
         self._traffic: dict[Labels, _Traffic] = {}
         self._wait = {lane: Histogram(_WAIT_S) for lane in Lane}
         self._collapsed: dict[Labels, int] = {}
@@ -99,16 +115,19 @@ class Meters:
         """By the upstream that was left and why."""
 
     def model(self, name: str) -> str:
-        """The name as a label."""
-        if name in self._models:
-            return name
-        if len(self._models) < MODELS and len(name) <= 100 and name.isprintable():
+        """The name as a label. What somebody made up, and no upstream knows, makes no series."""
+        return name if name in self._models or name in self._known else OTHER
+
+    def _answered_for(self, name: str) -> None:
+        if len(self._models) < MODELS and name and len(name) <= 100 and name.isprintable():
             self._models.add(name)
-            return name
-        return OTHER
 
     def fold(self, call: Call, now: float) -> None:
-        where = call.upstream or "none", self.model(call.model or "none")
+        if 200 <= call.status < 300 and call.upstream and call.model not in self._models:
+            self._answered_for(call.model)
+        if error := _error_of(call):
+            _add(self._errors, (error,), 1)
+        where = call.upstream or "none", self.model(call.model or NO_MODEL)
         traffic = self._traffic.get(where)
         if traffic is None:
             traffic = self._traffic[where] = _Traffic()
@@ -125,7 +144,26 @@ class Meters:
         else:
             self.affinity_misses += 1
 
+    def note_expired(self, stage: str) -> None:
+        """A call's time was over while it waited there, or would have been before it could go on."""
+        _add(self._expired, (stage,), 1)
+
+    def note_fault(self, upstream: str, fault: CallFault) -> None:
+        """One try of a call ended so."""
+        _add(self._faults, (upstream, fault.value), 1)
+
+    def _error_meters(self) -> Iterable[Meter]:
+        yield _counter("orchestrator_errors_total", "Calls that ended with an error.", ("err_type",), self._errors)
+        about, labels = "Tries at an upstream that failed, each of them.", ("worker", "error_kind")
+        yield _counter("orchestrator_worker_errors_total", about, labels, self._faults)
+        late = {(name,): count for (name, fault), count in self._faults.items() if fault == CallFault.TIMEOUT.value}
+        about = "Tries that were ended because nothing came of them for too long."
+        yield _counter("orchestrator_inference_timeouts_total", about, ("upstream",), late)
+        about = "Calls whose time was over before a stage let them on."
+        yield _counter("orchestrator_requests_expired_total", about, ("stage",), self._expired)
+
     def meters(self) -> Iterable[Meter]:
+        yield from self._error_meters()
         where, traffic = ("upstream", "model"), tuple(self._traffic.items())
         calls = {
             (*key, ending, str(status)): number
@@ -166,7 +204,7 @@ def standing_meters(
     loop_now: float,
     more: Iterable[tuple[str, Stage]],
 ) -> Iterable[Meter]:
-    """How doors, limits and breakers stand at this moment: a reading of the clock, and one of the loop's, which doors go by."""
+    """How doors and limits stand at this moment: a reading of the clock, and one of the loop's, which doors go by."""
     doors = [("inference", inference), *more, *((station.door.name, station.door) for station in stations)]
     depth = {(name, lane.name.lower()): float(door.waiting[lane]) for name, door in doors for lane in Lane}
     inside = {(name,): float(door.inside) for name, door in doors}
@@ -184,21 +222,53 @@ def standing_meters(
     limits = {(one.name,): float(one.limit.limit) for one in stations if one.limit.limit < UNLIMITED}
     flight = {(one.name,): float(one.limit.in_flight) for one in stations}
     closed = {(one.name,): max(0.0, one.limit.closed_until - now) for one in stations}
-    states = {
-        (one.name, model): float(_STATES[breaker.state]) for one in stations for model, breaker in one.breakers.items()
-    }
     upstream = ("upstream",)
     yield _gauge("orchestrator_upstream_limit", "Calls that an upstream was found to hold.", upstream, limits)
     yield _gauge("orchestrator_upstream_in_flight", "Calls under way at an upstream.", upstream, flight)
     yield _gauge(
         "orchestrator_upstream_closed_seconds", "Seconds for which an upstream takes no call.", upstream, closed
     )
-    kept_away = {(one.name, model): count for one in stations for model, count in one.kept_away.items()}
+
+
+def breaker_meters(stations: Sequence[Station], meters: Meters) -> Iterable[Meter]:
+    """How breakers stand. Of models that have no series of their own the worst state is shown, and what they counted together."""
+    kept_away: dict[Labels, int] = {}
+    states: dict[Labels, float] = {}
+    changes = {(one.name, state.value): count for one in stations for state, count in one.circuit_changes.items()}
+    for one in stations:
+        for model, count in one.kept_away.items():
+            _add(kept_away, (one.name, meters.model(model or NO_MODEL)), count)
+        for model, breaker in one.breakers.items():
+            key = one.name, meters.model(model or NO_MODEL)
+            states[key] = max(states.get(key, 0.0), float(_STATES[breaker.state]))
     about = "Calls that found a breaker open and had to wait."
     name = "orchestrator_circuit_breaker_requests_rejected_total"
     yield _counter(name, about, ("upstream", "model"), kept_away)
     about = "Breakers: 0 closed, 1 half open, 2 open."
     yield _gauge("orchestrator_circuit_breaker_state", about, ("upstream", "model"), states)
+    name = "orchestrator_circuit_breaker_state_transitions_total"
+    yield _counter(name, "Times that breakers came into a state.", ("upstream", "state"), changes)
+
+
+def sharing_meters(calls: DedupCounts, prompts: SharingCounts) -> Iterable[Meter]:
+    """Of who waited for another's answer, what became of the wait."""
+    unblocked = {("relay", landing.value): count for landing, count in calls.unblocked.items()}
+    for how, count in (("whole", prompts.identical), ("alone", prompts.alone), ("again", prompts.again)):
+        if count:
+            unblocked["prompt", how] = count
+    about = "Calls that waited for another's answer and do so no more, by what they got of it."
+    yield _counter("orchestrator_dedup_waiters_unblocked_total", about, ("lane", "how"), unblocked)
+    about = "Calls that were not offered to others, because the table was full."
+    yield _counter("orchestrator_dedup_crowded_total", about, (), {(): calls.crowded})
+
+
+def cache_meters(counts: CacheCounts, held_bytes: int) -> Iterable[Meter]:
+    """Of answers that are given again. A miss is counted where one could have been kept."""
+    yield _counter("orchestrator_cache_hits_total", "Answers that were given again.", (), {(): counts.hits})
+    yield _counter("orchestrator_cache_misses_total", "Answers that were looked for.", (), {(): counts.misses})
+    forgotten = {("evicted",): counts.evicted, ("expired",): counts.expired}
+    yield _counter("orchestrator_cache_forgotten_total", "Answers that were let go.", ("why",), forgotten)
+    yield _gauge("orchestrator_cache_bytes", "Memory of kept answers.", (), {(): held_bytes})
 
 
 def budget_meters(purses: Iterable[Purse]) -> Iterable[Meter]:
@@ -216,6 +286,19 @@ def budget_meters(purses: Iterable[Purse]) -> Iterable[Meter]:
     yield _gauge("orchestrator_budget_overshoot_usd", "Spent beyond the limit, USD.", labels, passed)
     about = "What calls cost beyond what was set aside for them, USD."
     yield _gauge("orchestrator_budget_underestimated_usd", about, labels, dearer)
+
+
+def named_models(settings: GatewaySettings) -> set[str]:
+    """Models that a person wrote down, by their own names."""
+    written = [*settings.aliases.values(), *(model for one in settings.upstreams for model in one.models)]
+    return {model for model in written if not set("*?[") & set(model)}
+
+
+def _error_of(call: Call) -> str:
+    """What kind; empty: it ended well, or as its caller wanted."""
+    if call.ending is CallEnding.SERVED and call.status >= 400:  # the upstream's own word, passed on
+        return "status_4xx" if call.status < 500 else "status_5xx"
+    return "" if call.ending in _NO_ERROR else call.ending.value
 
 
 def _add(table: dict[Labels, int] | dict[Labels, float], labels: Labels, more: float) -> None:

@@ -46,6 +46,8 @@ class PromptCourse:
         self.trouble = ""
         """Why nothing was retrieved, when something should have been."""
         self.until = until
+        self.waits_at = ""
+        """The door it stands at; empty: none."""
 
     # -- an answer as events -------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.courier import Courier
     from coordinator.gateway.dials import Dials
     from coordinator.gateway.doorkeeper import Doorkeeper
+    from coordinator.gateway.meters import Meters
     from coordinator.gateway.pacing import Pacing
     from coordinator.gateway.prices import Prices
     from coordinator.gateway.prompt_routes import Leg, PromptRoutes
@@ -85,6 +86,7 @@ class PromptLane:
         courier: Courier,
         dials: Dials,
         doorkeeper: Doorkeeper,
+        meters: Meters,
         pacing: Pacing,
         prices: Prices,
         retrieval: Retrieval | None,
@@ -98,13 +100,14 @@ class PromptLane:
         self._courier = courier
         self._doorkeeper = doorkeeper
         self._dials = dials
+        self._meters = meters
         self._doors = {name: _door(name, dials) for name in DOORS}
         self._pacing = pacing
         self._prices = prices
         self._retrieval = retrieval
         self._routes = routes
         self._settings = settings
-        self._sharing = sharing
+        self.sharing = sharing
         self._took = {name: Histogram(_STAGE_S) for name in (*DOORS, "inference")}
 
     # -- what metrics and knobs ask -------------------------------------------------------------------------------------
@@ -119,12 +122,13 @@ class PromptLane:
         for name, door in self._doors.items():
             width, room = _size(name, dials)
             door.resize(width=width, room=room, promote_s=dials.promote_s)
-        self._sharing.turned(
+        self.sharing.turned(
             cache_bytes=int(dials.cache_bytes), cache_ttl_s=dials.cache_ttl_s, wait_s=dials.dedup_wait_s
         )
 
     def meters(self) -> Iterable[Meter]:
-        """How long prompts stay inside of each stage."""
+        """How long prompts stay inside of each stage, and what is kept of their answers."""
+        yield from self.sharing.meters()
         samples = tuple(((name,), taken.spread()) for name, taken in self._took.items())
         yield Meter(
             about="Seconds inside of a stage, without the wait at its door.",
@@ -206,6 +210,8 @@ class PromptLane:
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            if course.waits_at or not call.tries:
+                self._meters.note_expired(course.waits_at or "inference")
             raise Denied(Denial.TOO_LATE, f"the prompt was not answered within {deadline_s:g} s") from error
         finally:
             for name, taken in self._took.items():
@@ -230,11 +236,15 @@ class PromptLane:
     async def _inside(self, name: str, course: PromptCourse, *, timed: bool = True) -> AsyncIterator[None]:
         """With a chair. Raises ``Denied`` when there is none in time."""
         door = self._doors[name]
+        course.waits_at = name
         try:
             await door.take(course.call.lane, course.until)
         except Shed as shed:
+            if shed.why is ShedReason.LATE:
+                self._meters.note_expired(name)
             said = f"no room for this prompt at the stage {name}: {shed.why}"
             raise Denied(_TOLD[shed.why], said, retry_after_s=shed.after_s) from shed
+        course.waits_at = ""
         began = self._clock.monotonic()
         try:
             yield
@@ -282,10 +292,10 @@ class PromptLane:
         same = SharedPrompt(
             claim=call.claim,
             form=fast_json.encode([models, prompt.system, course.question, prompt.temperature, prompt.max_tokens]),
-            owner="\n".join(sorted(owners)),
+            owner="" if self._settings.dedup_across_owners else "\n".join(sorted(owners)),
             settled=prompt.temperature == 0,
         )
-        answer, course.collapsed = await self._sharing.answer(same, lambda: self._ask(course))
+        answer, course.collapsed = await self.sharing.answer(same, lambda: self._ask(course))
         if course.collapsed:
             call.collapsed = course.collapsed
             call.first_at = self._clock.monotonic()
@@ -293,7 +303,7 @@ class PromptLane:
             call.priced = True
             call.saved_usd = answer.cost_usd
             if course.collapsed == CACHED:
-                self._sharing.saved(answer.cost_usd)
+                self.sharing.saved(answer.cost_usd)
         return answer
 
     async def _ask(self, course: PromptCourse) -> PromptAnswer:

@@ -57,14 +57,17 @@ class PromptRoutes:
 
     def legs(self, call: Call, asked: str, tier: Tier, session: bytes) -> tuple[Leg, ...]:
         """Of the model that is ``asked`` for; empty: of whichever suits ``tier``. Raises ``Denied`` when there is none."""
+        asked = self._routes.wanted(call) or asked
         if asked:
-            call.model = self._routes.model(asked)
+            call.model = self._routes.model(asked, call)
             stations = self._routes.candidates(call, session)
             if not stations:
                 raise self._routes.obstacle(call)
             return (Leg(model=call.model, stations=tuple(stations)),)
-        local = self._ordered(call, [one for one in self._stations if one.upstream.kind in LOCAL], session)
-        cloud = self._ordered(call, [one for one in self._stations if one.upstream.kind not in LOCAL], session)
+        only = self._routes.only(call)
+        able = [one for one in self._stations if not only or one.name == only]
+        local = self._ordered(call, [one for one in able if one.upstream.kind in LOCAL], session)
+        cloud = self._ordered(call, [one for one in able if one.upstream.kind not in LOCAL], session)
         suited: Sequence[Station] = [*local, *cloud]
         if tier is not Tier.EITHER:
             suited = (local or cloud) if tier is Tier.LOCAL else (cloud or local)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.gateway import fast_json
 from coordinator.gateway.agent_paths import AgentPaths
 from coordinator.gateway.dialect import Dialect
+from coordinator.gateway.meters import cache_meters
 from coordinator.gateway.prompt_delivery import PromptAnswer
 from coordinator.gateway.question import Question
 from coordinator.gateway.response_cache import WholeAnswer
@@ -23,8 +24,9 @@ from coordinator.gateway.translate_terms import as_map, as_text
 from coordinator.policy.quality import Finish
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from coordinator.domain.meter import Meter
     from coordinator.gateway.keys import Claim
     from coordinator.gateway.response_cache import ResponseCache
 
@@ -95,6 +97,9 @@ class PromptSharing:
         """What a call would have cost whose answer was kept."""
         if self._store is not None:
             self._store.saved(usd)
+
+    def meters(self) -> Iterable[Meter]:
+        return cache_meters(self._store.counts, self._store.held_bytes) if self._store is not None else ()
 
     def turned(self, *, cache_bytes: int, cache_ttl_s: float, wait_s: float) -> None:
         """A knob was turned."""

@@ -225,7 +225,7 @@ class Relay:
         envelope = read_envelope(call.dialect, rest, body)
         if envelope is None:
             raise Denied(Denial.BAD_REQUEST, why_unread(body))
-        call.model = self._routes.model(envelope.model)
+        call.model = self._routes.model(envelope.model, call)
         call.stream = envelope.stream
         return envelope
 

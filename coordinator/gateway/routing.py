@@ -16,6 +16,7 @@ from coordinator.policy.rendezvous import ranked
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from coordinator.domain.role_route import RoleRoute
     from coordinator.gateway.calls import Call
     from coordinator.gateway.station import Station
     from coordinator.gateway.upstream import Upstream
@@ -40,6 +41,8 @@ _SPOKEN: Final[Mapping[UpstreamKind, frozenset[Dialect]]] = {
     UpstreamKind.OPENAI: _OPENAI,
     UpstreamKind.VLLM: _OPENAI,
 }
+_EMBEDDINGS: Final = frozenset({Dialect.GOOGLE_EMBEDDINGS, Dialect.OPENAI_EMBEDDINGS})
+"""Asked of models of their own: one that talks cannot stand in."""
 _TRANSLATED: Final[Mapping[Dialect, Dialect]] = {
     Dialect.ANTHROPIC_MESSAGES: Dialect.OPENAI_CHAT,
     Dialect.OPENAI_CHAT: Dialect.ANTHROPIC_MESSAGES,
@@ -70,19 +73,34 @@ class Routes:
         aliases: Mapping[str, str],
         faulty: Sequence[Upstream] = (),
         preference: Preference | None = None,
+        roles: Mapping[str, RoleRoute] | None = None,
     ) -> None:
         self._faulty = tuple(faulty)
         self._stations = tuple(stations)
         self._aliases = dict(aliases)
         self._preference = preference
-        self._tiers: dict[tuple[Dialect, str], tuple[Station, ...]] = {}
+        self._roles = dict(roles or {})
+        self._tiers: dict[tuple[Dialect, str, str], tuple[Station, ...]] = {}
 
-    def model(self, asked: str) -> str:
+    def model(self, asked: str, call: Call) -> str:
+        """What is meant: by the rule for the caller's role, else by an alias, else as it says."""
+        if self._roles and asked:
+            asked = self.wanted(call) or asked
         return self._aliases.get(asked, asked) if self._aliases else asked
+
+    def wanted(self, call: Call) -> str:
+        """The model, or an alias of it, that all calls of the role are for; empty: whatever they ask for."""
+        rule = self._roles.get(call.who.role)
+        return rule.model if rule is not None and call.dialect not in _EMBEDDINGS else ""
+
+    def only(self, call: Call) -> str:
+        """The upstream that calls of the role go to; empty: any."""
+        rule = self._roles.get(call.who.role)
+        return rule.upstream if rule is not None else ""
 
     def candidates(self, call: Call, session: bytes) -> Sequence[Station]:
         """Those that may get the call, the one to try first in front. ``session``: what is to stay together."""
-        key = call.dialect, call.model
+        key = call.dialect, call.model, self.only(call) if self._roles else ""
         tier = self._tiers.get(key)
         if tier is None:
             if len(self._tiers) >= _KNOWN:
@@ -106,17 +124,20 @@ class Routes:
                 and closeness(upstream.settings.models, call.model) >= 0
             ):
                 return Denied(Denial.NO_KEY, upstream.fault)
-        return Denied(
-            Denial.NOT_FOUND, f"no upstream is told to answer for the model {call.model or '(none is named)'}"
-        )
+        model = call.model or "(none is named)"
+        if only := self.only(call):
+            said = f"calls of the role {call.who.role} go to {only} alone, which is not told to answer for the model {model}"
+            return Denied(Denial.NOT_FOUND, said)
+        return Denied(Denial.NOT_FOUND, f"no upstream is told to answer for the model {model}")
 
-    def _tier(self, dialect: Dialect, model: str) -> tuple[Station, ...]:
+    def _tier(self, dialect: Dialect, model: str, only: str = "") -> tuple[Station, ...]:
         """Whoever names the model most closely: those that speak the protocol themselves, or else those that need a
         translation."""
         closest, found = -1, list[tuple["Station", bool]]()
         for station in self._stations:
             way = spoken(station.upstream.kind, dialect)
-            close = closeness(station.upstream.settings.models, model) if way is not None else -1
+            barred = way is None or (only and station.name != only)
+            close = -1 if barred else closeness(station.upstream.settings.models, model)
             if close < 0 or close < closest or (way is not dialect and not close and _is_providers(station.upstream)):
                 continue
             if close > closest:

@@ -183,7 +183,12 @@ class Sharing:
         self._bills: dict[Flight, _Bill] = {}
         self._mode = Sameness(settings.dedup)
         self._paths: dict[Claim, AgentPaths] = {}
-        self.deduplicator = Deduplicator(clock, ttl_s=dials.dedup_ttl_s, wait_s=dials.dedup_wait_s)
+        self.deduplicator = Deduplicator(
+            clock,
+            across_owners=settings.dedup_across_owners,
+            ttl_s=dials.dedup_ttl_s,
+            wait_s=dials.dedup_wait_s,
+        )
         self.over = over
         self.price = price
         self._dials = dials

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from coordinator.gateway.dialect import Denial, Denied
 from coordinator.kit.stage import Stage
-from coordinator.policy.circuit_breaker import CircuitBreaker, CircuitKnobs, CircuitState
+from coordinator.policy.circuit_breaker import CircuitBreaker, CircuitState
 from coordinator.policy.learned_limit import UNLIMITED
 from coordinator.policy.retry_budget import RetryBudget
 from coordinator.policy.upstream_limit import FULL, LONGEST_WINDOW_S, UpstreamLimit
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from coordinator.gateway.upstream import Upstream
     from coordinator.kit.clock import Clock
     from coordinator.kit.wire_client import Answer, RequestLines
+    from coordinator.policy.circuit_breaker import CircuitKnobs, CircuitTally
 
 MODELS: Final = 200
 """Breakers of one upstream. Of models beyond that, the one that was asked for longest ago is forgotten."""
@@ -64,6 +65,7 @@ class Station:
         self.breakers: dict[str, CircuitBreaker] = {}
         self.retries = RetryBudget(clock.monotonic(), share=retry_share)
         """Those that are sent here, whoever failed them: what it is asked more often by must stay in proportion to its calls."""
+        self.circuit_changes: CircuitTally = {}
         self.kept_away: dict[str, int] = {}
         """Calls that found a breaker open, by model."""
         self.limit = UpstreamLimit(
@@ -84,7 +86,7 @@ class Station:
         if found is None:
             if len(self.breakers) >= MODELS:
                 del self.breakers[next(iter(self.breakers))]
-            found = self.breakers[model] = CircuitBreaker(self._clock.monotonic(), self.knobs)
+            found = self.breakers[model] = CircuitBreaker(self._clock.monotonic(), self.knobs, self.circuit_changes)
         return found
 
     def stands_open(self, model: str, now: float) -> bool:
@@ -206,8 +208,7 @@ class Station:
             self.breakers.clear()
 
     def _circuit(self) -> CircuitKnobs:
-        dials = self._dials
-        return CircuitKnobs(failures_to_open=int(dials.failures_to_open), probe_every_s=dials.probe_every_s)
+        return self._dials.circuit()
 
     # -- an operator's word --------------------------------------------------------------------------------------------
 

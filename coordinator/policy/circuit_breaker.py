@@ -81,6 +81,9 @@ class CircuitKnobs:
 
 KNOBS: Final = CircuitKnobs()
 
+CircuitTally = dict[CircuitState, int]
+"""How often a state was entered. It is its owner's, who adds up several breakers in it and keeps it when they go."""
+
 
 class CircuitBreaker:
     """Ask ``allow`` right before a call goes up; a call that was allowed ends with ``success``, ``failure`` or ``abandon``.
@@ -91,11 +94,14 @@ class CircuitBreaker:
 
     __slots__ = (
         "_closed", "_failed", "_good", "_knobs", "_last_failure", "_mask", "_need", "_next_probe_s", "_out", "_pause_s",
-        "_probed_s", "_recent", "_row", "_seen", "_since"
+        "_probed_s", "_recent", "_row", "_seen", "_since", "_state", "_tally"
     )  # fmt: skip
 
-    def __init__(self, now: float, knobs: CircuitKnobs = KNOBS) -> None:
+    def __init__(self, now: float, knobs: CircuitKnobs = KNOBS, tally: CircuitTally | None = None) -> None:
+        """``tally``: where it counts each change of its state."""
         self._knobs = knobs
+        self._state = CircuitState.CLOSED
+        self._tally: CircuitTally = {} if tally is None else tally
         self._need = math.ceil(knobs.close_rate * knobs.probes_to_close - 1e-9)
         self._mask = (1 << knobs.rate_window) - 1
         self._last_failure = ""
@@ -114,6 +120,7 @@ class CircuitBreaker:
         self._out += 1
         self._probed_s = now
         self._next_probe_s = now + self._pause_s
+        self._changed()
         return True
 
     def would_allow(self, now: float) -> bool:
@@ -131,6 +138,7 @@ class CircuitBreaker:
         self._good += 1
         if self._good >= self._need:
             self._close(now)
+        self._changed()
 
     def failure(self, now: float, kind: CallFault, why: str = "") -> None:
         """The call ended so, be it after its first byte; ``why`` is for people. What does not count is still an answer: it
@@ -151,6 +159,7 @@ class CircuitBreaker:
             self._failed += 1
             if self._failed > self._knobs.probes_to_close - self._need:
                 self._next_round()
+        self._changed()
 
     def abandon(self, now: float) -> None:
         """The call never went up, or its caller left before anything was heard: no verdict, and the next may probe."""
@@ -158,6 +167,14 @@ class CircuitBreaker:
             self._out -= 1
             if not self._out:
                 self._next_probe_s = now
+            self._changed()
+
+    def _changed(self) -> None:
+        """Count it, if it did. Calls that pass a closed circuit do not come here."""
+        state = self.state
+        if state is not self._state:
+            self._state = state
+            self._tally[state] = self._tally.get(state, 0) + 1
 
     def _close(self, now: float) -> None:
         self._closed = True

@@ -178,6 +178,75 @@ async def probes(walk: Walk) -> None:
     assert await walk.statuses(2) == [200, 200]
 
 
+async def by_turns(walk: Walk) -> list[int]:
+    """Every other call fails, and none in a row."""
+    told = []
+    for bad in (False, True, False, True, False):
+        walk.bad = bad
+        told += await walk.statuses(1)
+    return told
+
+
+async def share_of_failures(walk: Walk) -> None:
+    assert await by_turns(walk) == [200, 500, 200, 500, 200]
+    await walk.turn(breaker_window=4)
+    assert await by_turns(walk) == [200, 500, 200, 500, 502]
+
+
+async def how_large_a_share(walk: Walk) -> None:
+    await walk.turn(breaker_window=4, open_rate=0.75)
+    assert await by_turns(walk) == [200, 500, 200, 500, 200]
+    await walk.turn(open_rate=0.5)
+    assert await by_turns(walk) == [200, 500, 200, 500, 502]
+
+
+async def round_of_probes(walk: Walk) -> None:
+    for wanted, states in ((1, []), (2, ["half-open"])):
+        await walk.turn(failures_to_open=2, probe_every_s=0.1, probes_to_close=wanted)
+        assert await opened_and_probed(walk) == states
+
+
+async def share_of_probes(walk: Walk) -> None:
+    for rate, states in ((1.0, ["half-open"]), (0.5, [])):
+        await walk.turn(failures_to_open=2, probe_every_s=0.1, probes_to_close=2, close_rate=rate)
+        assert await opened_and_probed(walk) == states
+
+
+async def opened_and_probed(walk: Walk) -> list[str]:
+    """Two failures, a pause, and one probe that is answered: the states of breakers that are not closed then."""
+    walk.bad = True
+    assert await walk.statuses(2) == [500, 500]
+    walk.bad = False
+    await passed(0.15)
+    assert await walk.statuses(1) == [200]
+    (station,) = await walk.house.gateway.ask(lambda engine: engine.upstreams())
+    return [one["state"] for one in station["breakers"]]
+
+
+async def growing_pause(walk: Walk) -> None:
+    await walk.turn(failures_to_open=2, probe_every_s=0.1)
+    assert await twice_probed(walk) == 500
+    await walk.turn(probe_growth=10)
+    assert await twice_probed(walk) == 502
+
+
+async def longest_pause(walk: Walk) -> None:
+    await walk.turn(failures_to_open=2, probe_every_s=0.1, probe_growth=10)
+    assert await twice_probed(walk) == 502
+    await walk.turn(longest_probe_s=0.1)
+    assert await twice_probed(walk) == 500
+
+
+async def twice_probed(walk: Walk) -> int:
+    """What a call hears 0.15 s after a probe failed, with a breaker that opened before that: 500 is the upstream's own word."""
+    walk.bad = True
+    assert await walk.statuses(2) == [500, 500]
+    await passed(0.15)
+    assert await walk.statuses(1) == [500]
+    await passed(0.15)
+    return (await walk.reply()).status
+
+
 async def tries(walk: Walk) -> None:
     walk.bad = True
     assert await walk.statuses(1) == [500]
@@ -334,14 +403,20 @@ async def cache_size(walk: Walk) -> None:
 
 CHECKS: Mapping[str, Callable[[Walk], Awaitable[None]]] = {
     "agent_calls_per_s": agent_rate,
+    "breaker_window": share_of_failures,
     "cache_bytes": cache_size,
     "cache_ttl_s": cache_age,
+    "close_rate": share_of_probes,
     "dedup_ttl_s": dedup_ttl,
     "dedup_wait_s": dedup_wait,
     "failures_to_open": failures,
     "fleet_calls_per_s": fleet_rate,
     "hold_s": hold,
+    "longest_probe_s": longest_pause,
+    "open_rate": how_large_a_share,
     "probe_every_s": probes,
+    "probe_growth": growing_pause,
+    "probes_to_close": round_of_probes,
     "promote_s": promotion,
     "retries": tries,
     "room": room,

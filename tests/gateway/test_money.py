@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from coordinator.domain.price import Price, TokenRates
+from coordinator.domain.settings import GatewaySettings
 from coordinator.domain.upstream import UpstreamKind, UpstreamSettings
 from coordinator.gateway.book import CallBook
+from coordinator.gateway.books import STEP_TOKENS, Books
+from coordinator.gateway.calls import Call
 from coordinator.gateway.claimant import Claimant
+from coordinator.gateway.dialect import Dialect
 from coordinator.kit.clock import SystemClock
 from coordinator.kit.store import Store
 from tests.gateway.rig import PROVIDER_KEY, SSE, Exchange, House, Reply, Upstream, hello, housed, until
@@ -374,6 +378,19 @@ async def test_a_stream_that_is_translated_is_cut_as_well(tmp_path: Path) -> Non
             (event,) = await served(house, 1)
             assert event.ending == "budget"
             assert event.cost_usd <= 1.01 * budget
+
+
+@pytest.mark.parametrize(("tokens", "goes_on"), [(400, True), (420, False)])
+def test_a_stream_is_cut_early_because_what_is_counted_of_it_is_an_estimate(tokens: int, goes_on: bool) -> None:
+    """512 tokens are paid for and no more: a count of 420 may be 525 in truth, one of 400 is 500 at most."""
+    settings = GatewaySettings(day_budget_usd=STEP_TOKENS * RATES.output_usd / 1e6)
+    books = Books(settings, today=date(2026, 11, 30), spent_today=0.0, spent={})
+    call = Call(("fix-it", 1), Claimant(), Dialect.ANTHROPIC_MESSAGES, "/v1/messages", 0.0)
+    call.stream = True
+    hold = books.hold(call, PRICE, 0, 100_000)
+    assert hold is not None
+    assert hold.covered_tokens == STEP_TOKENS
+    assert books.goes_on(hold, tokens) is goes_on
 
 
 async def test_a_stream_inside_of_its_budget_is_not_touched(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from coordinator.domain.errors import BadInput
 from coordinator.domain.lane import Lane
 from coordinator.domain.price import FREE, Price, TokenRates
+from coordinator.domain.role_route import RoleRoute
 from coordinator.domain.upstream import UpstreamKind, usual_upstream
 from coordinator.gateway import prompt_lane
 from coordinator.gateway.calls import CallEnding
@@ -65,6 +66,7 @@ def lane_of(engine: Engine, relay: Relay, retrieval: Retrieval | None) -> Prompt
         courier=relay._courier,
         dials=engine.dials,
         doorkeeper=relay._doorkeeper,
+        meters=engine.meters,
         pacing=engine._pacing,
         prices=relay._prices,
         retrieval=retrieval,
@@ -329,7 +331,7 @@ async def test_each_stage_is_measured_and_counted(tmp_path: Path) -> None:
             "post": 2,
             "stream": 2,
         }
-        (meter,) = house.lane.meters()
+        meter = next(one for one in house.lane.meters() if one.name.endswith("stage_duration_seconds"))
         assert {labels[0]: spread.count for labels, spread in meter.samples} == {
             "rag": 1,
             "assemble": 2,
@@ -719,7 +721,7 @@ async def test_what_was_begun_near_is_not_begun_again_far(tmp_path: Path) -> Non
 
 async def test_aliases_models_and_none(tmp_path: Path) -> None:
     only = [replace(usual_upstream(UpstreamKind.OPENAI, "gpt"), url="http://127.0.0.1:9/v1", models=("gpt-*",))]
-    async with PromptHouse(tmp_path / "a", aliases=(("quick", "m0"),)) as house:
+    async with PromptHouse(tmp_path / "a", aliases={"quick": "m0"}) as house:
         assert (await house.infer(model="quick"))["model"] == "m0"
     async with PromptHouse(tmp_path / "b", upstreams=only) as house:
         got = await house.infer(model="other")
@@ -1019,7 +1021,7 @@ async def test_identical_prompts_under_way_share_one_call(tmp_path: Path) -> Non
             ("identical", 0.0, 0, 0, True)
         }
         assert {one.saved_usd for one in shared} == {round((7 * 10 + 5 * 1000) / 1e6, 9)}
-        assert house.lane._sharing.counts.identical == 4
+        assert house.lane.sharing.counts.identical == 4
 
 
 async def test_a_leader_that_leaves_is_followed_by_another(tmp_path: Path) -> None:
@@ -1037,19 +1039,19 @@ async def test_a_leader_that_leaves_is_followed_by_another(tmp_path: Path) -> No
         assert sorted(one["collapsed"] for one in got) == [False, True, True]
         assert len(upstream.seen) == 2
         await served(house, 4)
-        assert house.lane._sharing.counts.again == 1
-        assert house.lane._sharing._under_way == {}
+        assert house.lane.sharing.counts.again == 1
+        assert house.lane.sharing._under_way == {}
 
 
 async def test_nobody_waits_for_another_for_ever(tmp_path: Path) -> None:
     gate = Gate(answering(message("mine")))
     async with housed(tmp_path, gate) as (house, upstream):
-        house.lane._sharing.wait_s = 0.05
+        house.lane.sharing.wait_s = 0.05
         tasks = [asyncio.create_task(house.infer()) for _ in range(2)]
         await until(lambda: len(upstream.seen) == 2)
         gate.open.set()
         assert [(await one)["collapsed"] for one in tasks] == [False, False]
-        assert house.lane._sharing.counts.alone == 1
+        assert house.lane.sharing.counts.alone == 1
 
 
 async def test_sharing_can_be_off(tmp_path: Path) -> None:
@@ -1061,6 +1063,26 @@ async def test_sharing_can_be_off(tmp_path: Path) -> None:
         assert [(await one)["collapsed"] for one in tasks] == [False, False]
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_other_peoples_money_is_not_shared_unless_that_is_allowed(tmp_path: Path, allowed: bool) -> None:
+    gate = Gate(answering(message("mine")))
+    async with Upstream(gate) as upstream:
+        listed = [
+            replace(usual_upstream(UpstreamKind.ANTHROPIC, owner), url=upstream.url, models=("m",), owner=owner)
+            for owner in ("ann", "ben")
+        ]
+        roles = {owner: RoleRoute(upstream=owner) for owner in ("ann", "ben")}
+        async with PromptHouse(tmp_path, upstreams=listed, roles=roles, dedup_across_owners=allowed) as house:
+            house.claimant = Claimant(role="ann")
+            first = asyncio.create_task(house.infer(model="m"))
+            await gate.arrived.wait()
+            house.claimant = Claimant(role="ben")
+            other = asyncio.create_task(house.infer(model="m"))
+            await until(lambda: len(house.gateway._calls.open()) >= 2 and len(upstream.seen) >= 2 - allowed)
+            gate.open.set()
+            assert [(await one)["collapsed"] for one in (first, other)] == [False, allowed]
+
+
 async def test_other_peoples_money_is_not_shared(tmp_path: Path) -> None:
     gate = Gate(answering(message("mine")))
     async with Upstream(gate) as upstream:
@@ -1070,7 +1092,7 @@ async def test_other_peoples_money_is_not_shared(tmp_path: Path) -> None:
             )
             for owner in ("ann", "ben")
         ]
-        async with PromptHouse(tmp_path, upstreams=listed, aliases=(("m", "ann-m"),)) as house:
+        async with PromptHouse(tmp_path, upstreams=listed, aliases={"m": "ann-m"}) as house:
             tasks = [asyncio.create_task(house.infer(model=name)) for name in ("ann-m", "ben-m", "m")]
             await until(lambda: len(house.gateway._calls.open()) == 3 and len(upstream.seen) == 2)
             gate.open.set()
@@ -1096,7 +1118,7 @@ async def test_what_is_asked_without_chance_is_kept(tmp_path: Path) -> None:
         await served(house, 6)
         assert [one.collapsed for one in house.served()] == ["", "cache", "cache", "", "", ""]
         assert house.served()[1].saved_usd == first["cost_usd"] > 0
-        store = house.lane._sharing._store
+        store = house.lane.sharing._store
         assert store is not None
         assert (store.counts.hits, store.counts.saved_usd) == (2, pytest.approx(2 * first["cost_usd"]))
 

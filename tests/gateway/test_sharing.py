@@ -6,8 +6,13 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from coordinator.domain.price import Price, TokenRates
-from tests.gateway.rig import SSE, Exchange, House, housed, until
+from coordinator.domain.role_route import RoleRoute
+from coordinator.domain.upstream import UpstreamKind, UpstreamSettings
+from coordinator.gateway.claimant import Claimant
+from tests.gateway.rig import SSE, Exchange, House, Upstream, housed, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +71,37 @@ async def test_two_agents_that_ask_the_same_at_the_same_time_pay_once(tmp_path: 
         assert (spared.cost_usd, spared.saved_usd, spared.collapsed) == (0.0, 0.002, "raw")
         one.close()
         other.close()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_owners_of_money_share_no_call_unless_that_is_allowed(tmp_path: Path, allowed: bool) -> None:
+    """Two upstreams with different owners; which agent goes to which is told by its role."""
+    go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await go.wait()
+        await exchange.plain(ANSWER, more="Content-Type: application/json\r\n")
+
+    async with Upstream(script) as upstream:
+        listed = tuple(
+            UpstreamSettings(kind=UpstreamKind.ANTHROPIC, name=name, owner=name, url=upstream.url)
+            for name in ("ann", "ben")
+        )
+        roles = {name: RoleRoute(upstream=name) for name in ("ann", "ben")}
+        more: dict[str, Any] = {"dedup": "strict", "dedup_across_owners": allowed, "upstreams": listed, "roles": roles}
+        async with House(tmp_path, "", **more) as house:
+            house.claimant = Claimant(role="ann")
+            one = await house.ask(body=BODY)
+            await until(lambda: upstream.seen)
+            house.claimant = Claimant(role="ben")
+            other = await house.ask(body=BODY, claim=("other", 1))
+            await until(lambda: allowed or len(upstream.seen) >= 2)
+            await until(lambda: (house.gateway.calls("other", 1) or (0, 0))[0] == 1)
+            go.set()
+            assert [(await talk.reply()).status for talk in (one, other)] == [200, 200]
+            assert len(upstream.seen) == (1 if allowed else 2)
+            one.close()
+            other.close()
 
 
 async def test_who_came_first_may_leave(tmp_path: Path) -> None:
