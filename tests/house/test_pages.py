@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ def commands() -> list[list[str]]:
     return [list(words[1:]) for words in sorted(unique)]
 
 
+@functools.cache
 def coordinator(*arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "coordinator", *arguments]
     return subprocess.run(argv, cwd=TOP, capture_output=True, text=True, check=False, timeout=30)
