@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
+from coordinator.control.feedback import FeedbackCollector
+from coordinator.control.model_router import ModelRouter
 from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
 from coordinator.domain.lane import Lane
 from coordinator.domain.task import OWNED, TaskState
@@ -36,6 +39,7 @@ from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.documents import finding_documents, revision_documents
 from coordinator.gateway.gateway import Gateway
+from coordinator.gateway.quotes import PriceQuotes
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.improve.discovery import Discovery
 from coordinator.improve.meters import discovery_meters
@@ -113,6 +117,9 @@ class Daemon:
         self.bus.tap(self.calls.take)
         self.traces = self._make_traces()
         self.gateway = self._make_gateway()
+        self.router = self._make_router()
+        self.feedback = FeedbackCollector(self.store, self.clock, self.router)
+        self.bus.tap(self.feedback.take)
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
         self.pool = self._make_pool()
@@ -121,15 +128,7 @@ class Daemon:
         self.settling = self._make_settling()
         self.steward = self._make_steward()
         self.spool = self._make_spool()
-        self.discovery = Discovery(
-            self.git,
-            settings,
-            layout,
-            self.store,
-            self.bus,
-            self.clock,
-            target=settings.land.target,
-        )
+        self.discovery = self._make_discovery()
         self.retention = Retention(layout, self.ledger, self.git, self.bus, self.clock, settings)
         self._was_busy = False
         self.bus.tap(self._heed)
@@ -143,6 +142,10 @@ class Daemon:
         top, settings, intake = self.layout.repository, self.settings, self.intake
         tasks, known = top / settings.paths.tasks, self.ledger.ids
         return Spool(tasks, top, settings.fleet, self.bus, self.clock, intake.take, known=known)
+
+    def _make_discovery(self) -> Discovery:
+        target = self.settings.land.target
+        return Discovery(self.git, self.settings, self.layout, self.store, self.bus, self.clock, target=target)
 
     def _make_gateway(self) -> Gateway:
         return Gateway(
@@ -203,6 +206,7 @@ class Daemon:
             self.bus,
             self.clock,
             board=self.board,
+            choose_model=self.router.choose,
             git=self.git,
             intake=self.intake,
             lander=self.lander,
@@ -224,6 +228,13 @@ class Daemon:
             settings=self.settings,
             settling=self.settling,
             vigil=Vigil(self.clock, self.bus, heartbeat_s=fleet.heartbeat_s, access=self.gateway),
+        )
+
+    def _make_router(self) -> ModelRouter:
+        known = upstreams_of(self.settings.gateway, os.environ).known
+        prices = PriceQuotes(self.settings.gateway, known, lambda: self.clock.now().date())
+        return ModelRouter(
+            self.store, self.clock, self.settings.router, prices, random.Random(), barred=self.gateway.barred
         )
 
     def _claimant(self, task_id: str, generation: int) -> Claimant | None:
@@ -255,6 +266,7 @@ class Daemon:
                 str(self.layout.attempt(task.id, generation)): "attempt",
             },
             role=self.intake.role_of(task),
+            upstream=self.router.upstream_of(task.id, generation),
         )
 
     async def recover(self) -> int:
@@ -341,6 +353,7 @@ class Daemon:
         remark = await target.prepare(self.git, self.settings.land.target)
         if remark:
             self.bus.publish(Noticed(subject="target", message=remark))
+        await self.feedback.follow(self.git, self.settings.land.target)
         self.steward.recheck_blocked()
 
     async def notice_idleness(self) -> None:

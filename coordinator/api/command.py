@@ -45,6 +45,7 @@ GROUPS: Final = MappingProxyType(
         "agents": "Look at agent processes.",
         "findings": "Read and judge what the discovery tools found.",
         "knobs": "Look at and change numbers that act while everything runs.",
+        "router": "See and judge which models attempts are given.",
         "tasks": "Read, write and steer tasks.",
         "upstreams": "Look at and steer where model calls go.",
     }

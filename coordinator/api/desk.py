@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from coordinator.control.feedback import FeedbackCollector
     from coordinator.domain.settings import Settings
     from coordinator.gateway.gateway import Gateway
     from coordinator.kit.bus import Bus
@@ -142,6 +143,8 @@ class LiveDaemon(Operations, Protocol):
     def bus(self) -> Bus: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def feedback(self) -> FeedbackCollector: ...
     @property
     def gateway(self) -> Gateway: ...
     @property

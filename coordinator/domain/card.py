@@ -26,7 +26,8 @@ class RoleCard:
     ``max_turns`` (model calls) are per attempt (0: none). ``stall_s`` replaces ``[fleet] stall_s`` (0: it does not).
     ``env`` names variables let through from the daemon's environment, ``variables`` sets some. ``paths`` limits what any
     task of this role may touch. ``standing_brief`` is Markdown put before each task's own text. ``external`` roles have
-    no command: their agents claim by themselves through the protocol. ``network`` says whether the role needs one; there
+    no command: their agents claim by themselves through the protocol. ``models`` are those that the router chooses among for each
+    attempt, an id or ``ID via UPSTREAM`` (empty: ``model``). ``network`` says whether the role needs one; there
     is no sandbox that could take it away. ``retrieve``: the gateway adds passages of the repository's documents to what it asks.
     """
 
@@ -42,6 +43,7 @@ class RoleCard:
     max_turns: int = 0
     memory_bytes: int = 0
     model: str = ""
+    models: tuple[str, ...] = ()
     network: bool = True
     paths: tuple[str, ...] = ()
     permission_mode: str = ""

@@ -16,6 +16,7 @@ from coordinator.domain.errors import BadInput
 from coordinator.domain.price import prices_from
 from coordinator.domain.problem import Problem
 from coordinator.domain.role_route import role_routes_from
+from coordinator.domain.routing_config import arms_from, router_from, scale_from
 from coordinator.domain.settings import (
     OCCASIONS,
     FleetSettings,
@@ -66,6 +67,7 @@ _CARD_KEYS: Final = frozenset(
         "max_turns",
         "memory_bytes",
         "model",
+        "models",
         "network",
         "paths",
         "permission_mode",
@@ -79,14 +81,26 @@ _CARD_KEYS: Final = frozenset(
 
 
 def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[str, ...] = ()) -> Settings:
-    """The settings in the table ``data``, which stands at ``at`` in the document ``text``.
-
-    Raises ``BadInput`` with every problem found.
-    """
+    """The settings in the table ``data``, at ``at`` in the document ``text``. Raises ``BadInput`` with every problem found."""
     problems: list[Problem] = []
     document = TomlDocument(data, text.removeprefix("\ufeff").replace("\r\n", "\n"), file)
     top = TomlTable(document, data, problems, at=at, name=".".join(at))
-    top.check_keys({"discovery", "fleet", "gate", "gateway", "land", "log", "notify", "paths", "retention", "traces"})
+    top.check_keys(
+        {
+            "discovery",
+            "fleet",
+            "gate",
+            "gateway",
+            "land",
+            "log",
+            "notify",
+            "paths",
+            "retention",
+            "router",
+            "scale",
+            "traces",
+        }
+    )
     settings = Settings(
         discovery=discovery_from(_table(top, "discovery", document, problems)),
         fleet=_fleet(_table(top, "fleet", document, problems)),
@@ -97,6 +111,8 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
         notify=tuple(map(_hook, top.tables("notify"))),
         paths=_paths(_table(top, "paths", document, problems)),
         retention=_retention(_table(top, "retention", document, problems)),
+        router=router_from(_table(top, "router", document, problems)),
+        scale=scale_from(_table(top, "scale", document, problems)),
         traces=_traces(_table(top, "traces", document, problems)),
     )
     if problems:
@@ -354,12 +370,15 @@ def _driven(card: RoleCard, table: TomlTable) -> RoleCard:
     card = replace(
         card,
         driver=table.choice("driver", "plain", DRIVERS),
+        models=arms_from(table, "models"),
         max_turns=table.integer("max_turns", 0, 0, 100_000),
         retrieve=table.flag("retrieve", False),
         permission_mode=table.choice("permission_mode", "", PERMISSION_MODES) if "permission_mode" in table else "",
         stall_s=table.seconds("stall", 0.0, 0.1, LONGEST_TIMEOUT_S) if "stall" in table else 0.0,
         tools=table.texts("tools", expected=tool, lines=True, longest=4096),
     )
+    if card.model and card.models:
+        table.wrong("models", "model says which one already", "model or models")
     for key in ("max_turns", "permission_mode", "tools"):
         if card.driver != "claude" and key in table:
             table.wrong(key, f"has no meaning for driver {card.driver}", 'driver = "claude"')

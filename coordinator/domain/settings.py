@@ -333,6 +333,46 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """Which model an attempt is given where a role may use several. A task that names its ``model`` gets that one."""
+
+    drift: float = 0.008
+    """How fast what was learnt of a model grows uncertain, in squared log-odds an hour: at 0 a model that turned silently worse
+    is not left for days."""
+    floor: float = 0.02
+    """Share of choices made by price alone, so that what is not chosen stays known and ``router replay`` can compare."""
+    hour_usd: float = 1.0
+    """What an hour of waiting for an attempt is worth."""
+    max_attempt_usd: float = 0.0
+    """Models of which an attempt is expected to cost more are not chosen. 0: no limit."""
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """``[router.models]``: by role, the models to choose among, an id or ``ID via UPSTREAM``; instead of those of its card."""
+    policy: str = "thompson"
+    """``thompson`` (learns, and plans with the retries that are left), ``linucb``, ``epsilon_greedy``, or ``first``: the first
+    of the list."""
+    values_usd: Mapping[str, float] = field(
+        default_factory=lambda: {"bug": 5.0, "feature": 10.0, "lint": 0.5, "task": 5.0, "upgrade": 1.5}
+    )
+    """``[router.values_usd]``: what a landed task of a kind is worth. A label of a task names its kind; ``task`` is any other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleSettings:
+    """How the number of agent processes follows the work. ``[fleet] agents`` stays the most there may be."""
+
+    ahead_s: float = 60.0
+    """Work that is known to come within this time is counted as if it were there: about what an agent needs to start."""
+    enabled: str = "auto"
+    """``on``, ``off``, or ``auto``: on with ``--self-improve``. Off: as many agents as tasks are at work or on offer."""
+    least: int = 0
+    """Agent processes that are always there, 0…100."""
+    linger_s: float = 300.0
+    """An agent process that found nothing to do ends after this; instead of ``[fleet] idle_exit_s``."""
+    spare: int = 1
+    """Agent processes kept beyond those that have work, so that the next task does not wait for a start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSettings:
     """Spans for OpenTelemetry (``pip install 'agent-fleet-coordinator[otel]'``): a trace for each attempt, with its model calls.
     Where they go is said by the standard variables, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and its kin."""
@@ -354,4 +394,6 @@ class Settings:
     notify: tuple[NotifyHook, ...] = ()
     paths: PathSettings = field(default_factory=PathSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
     traces: TraceSettings = field(default_factory=TraceSettings)

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.errors import CoordinatorError
 from coordinator.domain.event import Noticed
+from coordinator.domain.model_choice import ModelQuestion
 from coordinator.domain.task import ACTIVE, OWNED, TaskState
 from coordinator.fleet.admission import GROWING_S, Admission, start_bytes
 from coordinator.fleet.gate import UNTESTED_FACT
 from coordinator.fleet.ready import Dispatch
 from coordinator.fleet.roles import RoleWatch
 from coordinator.policy import dispatch
+from coordinator.policy.routing import VIA
 from coordinator.policy.verdict import SAFE_ROLES
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from coordinator.domain.attempt import Ending
+    from coordinator.domain.card import RoleCard
     from coordinator.domain.settings import Settings
     from coordinator.domain.vitals import Vitals
     from coordinator.fleet.intake import Intake
@@ -49,8 +54,15 @@ def _key(entry: LedgerEntry) -> tuple[str, int]:
     return entry.task.id, entry.generation
 
 
+async def _no_choice(asked: ModelQuestion) -> str:
+    return ""
+
+
 class Dispatcher:
-    """Used by the steward, once a turn. ``wake_at`` (epoch seconds) is when the next pause ends, None when none runs."""
+    """Used by the steward, once a turn. ``wake_at`` (epoch seconds) is when the next pause ends, None when none runs.
+
+    ``choose_model`` names the model of an attempt that is about to be offered; empty: its task or its card does.
+    """
 
     def __init__(
         self,
@@ -58,6 +70,7 @@ class Dispatcher:
         clock: Clock,
         *,
         board: ReadyBoard,
+        choose_model: Callable[[ModelQuestion], Awaitable[str]] = _no_choice,
         git: Git,
         intake: Intake,
         lander: Lander,
@@ -68,6 +81,7 @@ class Dispatcher:
         self._admission = Admission(layout.state, settings.fleet)
         self._board = board
         self._bus = bus
+        self._choose_model = choose_model
         self._clock = clock
         self._git = git
         self._intake = intake
@@ -196,21 +210,33 @@ class Dispatcher:
 
     async def _put_on_board(self, entry: LedgerEntry, base: str) -> None:
         card = self._intake.card_of(entry.task)
-        offer = Dispatch(
-            task=entry.task,
-            card=card,
-            generation=entry.generation,
-            base=base,
-            feedback=entry.feedback,
-            resume=entry.resume,
-        )
         try:
+            offer = Dispatch(
+                task=entry.task,
+                card=card,
+                generation=entry.generation,
+                base=base,
+                feedback=entry.feedback,
+                model=await self._model_for(entry, card),
+                resume=entry.resume,
+            )
             await self._board.publish(offer)
         except (CoordinatorError, OSError) as error:
             extra = {"action": "offer_failed", "task": entry.task.id}
             _log.warning("%s could not be offered: %s", entry.task.id, error, extra=extra)
             self._board.clear(entry.task.id)
             self._put_back(entry, f"could not be offered: {error}", pause_s=_AGAIN_S)
+
+    async def _model_for(self, entry: LedgerEntry, card: RoleCard) -> str:
+        asked = ModelQuestion(
+            attempt=entry.attempts,
+            attempts=entry.task.max_attempts or self._settings.fleet.max_attempts,
+            generation=entry.generation,
+            models=card.models,
+            role=card.role,
+            task=entry.task,
+        )
+        return (await self._choose_model(asked)).partition(VIA)[0]
 
     def _put_back(self, entry: LedgerEntry, reason: str, *, pause_s: float = 0.0) -> None:
         changes: dict[str, float] = {"generation": entry.generation - 1, "tries": max(entry.tries - 1, 0)}

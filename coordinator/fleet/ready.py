@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
     """One task about to be made ready: its card, the commit to start from, what the last attempt should have known, and
-    the session of an earlier attempt to go on with (empty: a fresh one)."""
+    the session of an earlier attempt to go on with (empty: a fresh one). ``model`` was chosen for it (empty: the task's or
+    the card's)."""
 
     base: str
     card: RoleCard
     feedback: str
     generation: int
+    model: str = ""
     resume: str = ""
     task: Task
 
@@ -140,7 +142,7 @@ class ReadyBoard:
             key=key,
             max_turns=card.max_turns,
             memory_bytes=card.memory_bytes,
-            model=task.model or card.model,
+            model=item.model or task.model or card.model,
             paths=task.paths or card.paths,
             permission_mode=card.permission_mode,
             priority=task.priority,
@@ -165,6 +167,7 @@ def shell_lines(order: Order) -> str:
         "COORDINATOR_BRIEF": order.brief,
         "COORDINATOR_GENERATION": str(order.generation),
         "COORDINATOR_HEARTBEAT_S": f"{order.heartbeat_s:g}",
+        "COORDINATOR_MODEL": order.model,
         "COORDINATOR_REPOSITORY": order.repository,
         "COORDINATOR_ROLE": order.role,
         "COORDINATOR_TASK": order.task,

@@ -258,6 +258,7 @@ def command_environment(order: Order, environment: Mapping[str, str]) -> dict[st
         "COORDINATOR_ATTEMPT": order.attempt,
         "COORDINATOR_BRIEF": order.brief,
         "COORDINATOR_GENERATION": str(order.generation),
+        "COORDINATOR_MODEL": order.model,
         "COORDINATOR_PYTHON": sys.executable,
         "COORDINATOR_ROLE": order.role,
         "COORDINATOR_TASK": order.task,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimant:
     """``budget_usd`` is the task's (0: none), ``lane`` follows its priority, ``places`` are folders that only this attempt has
-    and the names they go by when calls of several attempts are compared. ``retrieve``: its role wants RAG."""
+    and the names they go by when calls of several attempts are compared. ``retrieve``: its role wants RAG. ``upstream``: the one
+    that was chosen for the attempt, tried first where it has the model (empty: any)."""
 
     agent: str = ""
     budget_usd: float = 0.0
@@ -25,3 +26,4 @@ class Claimant:
     places: Mapping[str, str] = field(default_factory=dict)
     retrieve: bool = False
     role: str = ""
+    upstream: str = ""

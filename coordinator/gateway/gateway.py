@@ -20,6 +20,7 @@ from coordinator.gateway import place
 from coordinator.gateway.calls import Calls
 from coordinator.gateway.hosts import HostNames
 from coordinator.gateway.keys import ClaimKeys, base_path
+from coordinator.gateway.quotes import barred_arms
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.kit.loop_thread import LoopThread
 
@@ -269,6 +270,14 @@ class Gateway:
             )
         found: T = await answer
         return found
+
+    async def barred(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Which of these models go nowhere just now; none while no gateway runs."""
+        try:
+            standing = await self.ask(lambda engine: engine.upstreams())
+        except DaemonUnreachable:
+            return ()
+        return barred_arms(names, standing, self._settings.aliases)
 
     # -- between the two loops ---------------------------------------------------------------------------------------
 

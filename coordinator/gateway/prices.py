@@ -35,13 +35,17 @@ class Prices:
 
     def of(self, station: Station, model: str) -> Price | None:
         """None: nobody has told."""
-        key = station.name, model
+        return self.at(station.name, station.upstream.settings.prices, model)
+
+    def at(self, name: str, own: Sequence[Price], model: str) -> Price | None:
+        """At the upstream of that ``name``, whose settings have prices of their ``own``."""
+        key = name, model
         if key not in self._found:
             if len(self._found) >= _KNOWN:
                 self._found.clear()
-            table = self._tables.get(station.name)
+            table = self._tables.get(name)
             if table is None:
-                table = self._tables[station.name] = PriceTable(station.upstream.settings.prices, *self._common)
+                table = self._tables[name] = PriceTable(own, *self._common)
             price = table.find(model)
             self._found[key] = price.on(self._today) if price is not None else None
         return self._found[key]

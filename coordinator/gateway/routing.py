@@ -106,7 +106,11 @@ class Routes:
             if len(self._tiers) >= _KNOWN:
                 self._tiers.clear()
             tier = self._tiers[key] = self._tier(*key)
-        return tier if len(tier) < 2 else self._ordered(call, tier, session or call.id.encode())
+        if len(tier) < 2:
+            return tier
+        ordered = self._ordered(call, tier, session or call.id.encode())
+        wanted = call.who.upstream
+        return sorted(ordered, key=lambda station: station.name != wanted) if wanted else ordered
 
     def speakers(self, dialect: Dialect) -> tuple[Station, ...]:
         """All that speak it themselves, whatever models they have, in the order of the settings."""

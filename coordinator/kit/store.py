@@ -78,6 +78,16 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         day TEXT NOT NULL, tool TEXT NOT NULL, found INTEGER NOT NULL, fixed INTEGER NOT NULL, reopened INTEGER NOT NULL,
         dismissed INTEGER NOT NULL, PRIMARY KEY (day, tool)) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE decisions (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, task TEXT NOT NULL, generation INTEGER NOT NULL,
+        role TEXT NOT NULL, kind TEXT NOT NULL, size TEXT NOT NULL, attempt INTEGER NOT NULL, attempts INTEGER NOT NULL,
+        previous TEXT NOT NULL, value_usd REAL NOT NULL, arm TEXT NOT NULL, arms TEXT NOT NULL, propensities TEXT NOT NULL,
+        policy TEXT NOT NULL, version INTEGER NOT NULL, pinned INTEGER NOT NULL, outcome TEXT NOT NULL DEFAULT '',
+        outcome_at TEXT NOT NULL DEFAULT '', landed INTEGER, quality REAL, cost_usd REAL NOT NULL DEFAULT 0,
+        took_s REAL NOT NULL DEFAULT 0, evidence TEXT NOT NULL DEFAULT '{}', UNIQUE (task, generation));
+    CREATE TABLE router_states (policy TEXT PRIMARY KEY, at TEXT NOT NULL, data TEXT NOT NULL);
+    """,
 )
 
 QUERIES: Final[Mapping[str, str]] = {
@@ -107,6 +117,27 @@ QUERIES: Final[Mapping[str, str]] = {
     "calls_of": """
         SELECT * FROM (SELECT * FROM calls WHERE task = :task ORDER BY number DESC LIMIT :limit) ORDER BY number""",
     "calls_trim": "DELETE FROM calls WHERE number <= (SELECT max(number) FROM calls) - :keep",
+    "decision_add": """
+        INSERT OR REPLACE INTO decisions (at, task, generation, role, kind, size, attempt, attempts, previous, value_usd, arm,
+                                          arms, propensities, policy, version, pinned)
+        VALUES (:at, :task, :generation, :role, :kind, :size, :attempt, :attempts, :previous, :value_usd, :arm, :arms,
+                :propensities, :policy, :version, :pinned)""",
+    "decision_end": """
+        UPDATE decisions SET outcome = :outcome, outcome_at = :outcome_at, landed = :landed, quality = :quality,
+            cost_usd = :cost_usd, took_s = :took_s, evidence = :evidence
+        WHERE task = :task AND generation = :generation""",
+    "decision_of": "SELECT * FROM decisions WHERE task = :task AND generation = :generation",
+    "decisions_landed_as": """
+        SELECT d.* FROM decisions d JOIN tasks t ON t.id = d.task
+        WHERE t.commit_hash = :commit AND d.outcome = 'landed' ORDER BY d.number DESC LIMIT 1""",
+    "decisions_of": "SELECT * FROM decisions WHERE task = :task ORDER BY generation",
+    "decisions_settled": "SELECT * FROM decisions WHERE landed IS NOT NULL ORDER BY number DESC LIMIT :limit",
+    "decisions_by_arm": """
+        SELECT arm, kind, count(*) AS chosen, sum(landed IS NOT NULL) AS known, sum(landed) AS landed,
+            sum(pinned) AS pinned, avg(quality) AS quality, sum(cost_usd) AS cost_usd,
+            avg(CASE WHEN landed IS NOT NULL THEN took_s END) AS took_s
+        FROM decisions GROUP BY arm, kind ORDER BY arm, kind""",
+    "decisions_trim": "DELETE FROM decisions WHERE number <= (SELECT max(number) FROM decisions) - :keep",
     "fact_get": "SELECT value FROM facts WHERE key = :key",
     "fact_put": "INSERT OR REPLACE INTO facts (key, value) VALUES (:key, :value)",
     "facts": "SELECT key, value FROM facts ORDER BY key",
@@ -127,6 +158,7 @@ QUERIES: Final[Mapping[str, str]] = {
             fix = excluded.fix, severity = excluded.severity, message = excluded.message, task = excluded.task,
             reason = excluded.reason, data = excluded.data""",
     "finding_seen": "UPDATE findings SET last_seen = :at WHERE fingerprint = :fingerprint",
+    "findings_since": "SELECT path, severity FROM findings WHERE first_seen >= :since AND state = 'open'",
     "finding_days_trim": "DELETE FROM finding_days WHERE day < :before",
     "findings_trim": "DELETE FROM findings WHERE state = 'fixed' AND last_seen < :before",
     "findings": "SELECT * FROM findings ORDER BY tool, rule, path, line",
@@ -156,6 +188,8 @@ QUERIES: Final[Mapping[str, str]] = {
         INSERT INTO problems (file, line, key, message, expected) VALUES (:file, :line, :key, :message, :expected)""",
     "problems": "SELECT * FROM problems ORDER BY file, line, key",
     "problems_clear": "DELETE FROM problems",
+    "router_state_get": "SELECT data FROM router_states WHERE policy = :policy",
+    "router_state_put": "INSERT OR REPLACE INTO router_states (policy, at, data) VALUES (:policy, :at, :data)",
     "spend_by_day": """
         SELECT day, sum(calls) AS calls, sum(unpriced) AS unpriced, sum(cost_usd) AS cost_usd, sum(saved_usd) AS saved_usd
         FROM spend GROUP BY day ORDER BY day""",

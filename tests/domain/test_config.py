@@ -40,6 +40,9 @@ def test_every_setting_can_be_written_with_its_default() -> None:
         for field in fields(tree):
             value = getattr(tree, field.name)
             written = list(value) if isinstance(value, tuple) else value
+            if isinstance(value, dict):
+                lines += [f"{field.name}.{key} = {one!r}" for key, one in value.items()]
+                continue
             lines.append(f"{field.name} = {str(written).lower() if isinstance(value, bool) else repr(written)}")
     text = "\n".join(lines).replace("''", '""')
     assert read(text) == Settings()
