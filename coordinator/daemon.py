@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
 from coordinator.control.feedback import FeedbackCollector
+from coordinator.control.fleet_size import FleetSizer
 from coordinator.control.model_router import ModelRouter
 from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
 from coordinator.domain.lane import Lane
@@ -122,6 +123,7 @@ class Daemon:
         self.bus.tap(self.feedback.take)
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
+        self.sizer = self._make_sizer()
         self.pool = self._make_pool()
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
         self.lander = self._make_lander()
@@ -166,7 +168,7 @@ class Daemon:
     def _exposition(self, meters: Iterable[Meter]) -> tuple[bytes, str]:
         """The gateway's page shows what the other rooms count as well; asked from its thread."""
         spans = self.traces.meters() if self.traces is not None else ()
-        return exposition((*meters, *discovery_meters(self.store), *spans))
+        return exposition((*meters, *discovery_meters(self.store), *self.sizer.meters(), *spans))
 
     def _make_traces(self) -> Traces | None:
         known = upstreams_of(self.settings.gateway, os.environ).known
@@ -178,9 +180,19 @@ class Daemon:
         """For who works in a thread; the loop is the one that this daemon was made on."""
         return asyncio.run_coroutine_threadsafe(self.git.run(*args), self._loop).result(_GIT_S).stdout
 
+    def _make_sizer(self) -> FleetSizer:
+        return FleetSizer(
+            self.bus,
+            self.clock,
+            self.settings,
+            capacity=self.gateway.capacity,
+            memories=lambda: (agent.memory_bytes for agent in self.agents()),
+            self_improve=self.options.self_improve,
+        )
+
     def _make_pool(self) -> AgentPool:
         fleet, hidden = self.settings.fleet, PROVIDER_VARIABLES if self.gateway.on else ()
-        idle_s, ramp_s = fleet.idle_exit_s, fleet.ramp_s
+        idle_s, ramp_s = self.sizer.idle_exit_s, fleet.ramp_s
         return AgentPool(self.layout, self.bus, self.clock, hidden=hidden, idle_exit_s=idle_s, ramp_s=ramp_s)
 
     def _make_lander(self) -> Lander:
@@ -213,6 +225,7 @@ class Daemon:
             layout=self.layout,
             ledger=self.ledger,
             settings=self.settings,
+            sizer=self.sizer,
         )
         return Steward(
             access=self.gateway,

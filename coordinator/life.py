@@ -14,6 +14,7 @@ import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from coordinator.control.fleet_size import LOOK_S
 from coordinator.daemon import Daemon, RunOptions
 from coordinator.domain.errors import BadInput, GateBroken
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloading, DaemonStopped, Noticed, ReloadRefused
@@ -107,6 +108,8 @@ class Life:
         daemon.ticks.every("idle", _IDLE_LOOK_S, daemon.notice_idleness)
         daemon.ticks.every("retention", _RETENTION_LOOK_S, daemon.retention.look_again)
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
+        if daemon.sizer.on:
+            daemon.ticks.every("fleet-size", LOOK_S, daemon.sizer.look)
         if daemon.options.self_improve:
             daemon.discovery.arrange(daemon.ticks)
         services: list[Service] = [] if daemon.traces is None else [daemon.traces]  # stopped last: all is told to it

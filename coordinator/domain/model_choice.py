@@ -1,4 +1,4 @@
-"""What is asked before an attempt is offered: which of its role's models it gets."""
+"""What is asked before an attempt is offered, and what is known of what models can take."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ class ModelQuestion:
     models: tuple[str, ...]
     role: str
     task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCapacity:
+    """``calls`` that all upstreams together hold at one time (None: one has never said), ``in_flight`` those under way.
+    ``spent``: the day's or the fleet's budget is used up."""
+
+    calls: int | None
+    in_flight: int
+    spent: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from coordinator.domain.errors import CoordinatorError
 from coordinator.domain.event import Noticed
@@ -54,6 +54,16 @@ def _key(entry: LedgerEntry) -> tuple[str, int]:
     return entry.task.id, entry.generation
 
 
+class Sizer(Protocol):
+    """Who says how many agent processes there may and should be."""
+
+    @property
+    def ahead_s(self) -> float: ...
+    @property
+    def cap(self) -> int: ...
+    def want(self, busy: int, queued: int, coming: int) -> int: ...
+
+
 async def _no_choice(asked: ModelQuestion) -> str:
     return ""
 
@@ -77,6 +87,7 @@ class Dispatcher:
         layout: Layout,
         ledger: Ledger,
         settings: Settings,
+        sizer: Sizer,
     ) -> None:
         self._admission = Admission(layout.state, settings.fleet)
         self._board = board
@@ -89,6 +100,7 @@ class Dispatcher:
         self._ledger = ledger
         self._roles = RoleWatch(bus, clock, ledger)
         self._settings = settings
+        self._sizer = sizer
         self._started: dict[tuple[str, int], float] = {}
         self.refusal = ""
         ledger.fact("refusal", "")
@@ -130,9 +142,22 @@ class Dispatcher:
             self.withdraw(entry, "its offer was gone; it is offered anew")
 
     def hands_wanted(self) -> int:
-        """Agent processes of ours that have something to do."""
-        entries = self._ledger.in_state(TaskState.READY, *OWNED)
-        return min(sum(not self._intake.external(entry) for entry in entries), self._settings.fleet.agents)
+        """Agent processes of ours that there should be."""
+        busy, queued = self._own(*OWNED), self._own(TaskState.READY)
+        return self._sizer.want(len(busy), len(queued), self._coming())
+
+    def _own(self, *states: TaskState) -> list[LedgerEntry]:
+        """Without those that only agents from outside can take."""
+        return [entry for entry in self._ledger.in_state(*states) if not self._intake.external(entry)]
+
+    def _coming(self) -> int:
+        """Tasks that are known to be ready soon: their pause or schedule is about to end, or their last dependency to land."""
+        ahead_s = self._sizer.ahead_s
+        if not ahead_s or self.refusal:
+            return 0
+        now = self._clock.now().timestamp()
+        due = sum(now < entry.not_before <= now + ahead_s for entry in self._own(TaskState.PENDING))
+        return due + sum(self._intake.about_to_be_free(entry) for entry in self._own(TaskState.BLOCKED))
 
     # -- the health of roles -------------------------------------------------------------------------------------------
 
@@ -174,8 +199,7 @@ class Dispatcher:
     # -- offers --------------------------------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        own = [entry for entry in self._ledger.in_state(TaskState.READY, *OWNED) if not self._intake.external(entry)]
-        return self._settings.fleet.agents + _SPARE - len(own)
+        return self._sizer.cap + _SPARE - len(self._own(TaskState.READY, *OWNED))
 
     def _less_urgent_offer(self) -> LedgerEntry | None:
         """The least urgent of our offers, when something more urgent is pending."""

@@ -206,6 +206,13 @@ class Intake:
                 return f"depends on {needed}, which is {other.state}"
         return self._cards.obstacle(self.role_of(task))
 
+    def about_to_be_free(self, entry: LedgerEntry) -> bool:
+        """Whether all that it still waits for is being judged or landed."""
+        others = [self._ledger.find(needed) for needed in entry.task.depends_on]
+        missing = [one.state if one is not None else None for one in others]
+        missing = [state for state in missing if state is not TaskState.COMPLETED]
+        return bool(missing) and all(state in (TaskState.VALIDATING, TaskState.LANDING) for state in missing)
+
     def role_of(self, task: Task) -> str:
         return task.role or self._settings.fleet.default_role
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.errors import BadInput
 from coordinator.domain.event import GatewayReady, KnobTurned, Noticed
+from coordinator.domain.model_choice import ModelCapacity
 from coordinator.domain.problem import Problem
 from coordinator.domain.upstream import UpstreamKind
 from coordinator.gateway.aftermath import Aftermath
@@ -46,6 +47,7 @@ from coordinator.gateway.station import Station
 from coordinator.kit.stage import Stage
 from coordinator.kit.wire_client import Origin, proxy_for
 from coordinator.kit.wire_server import WireServer
+from coordinator.policy.learned_limit import UNLIMITED
 
 if TYPE_CHECKING:
     import socket
@@ -242,6 +244,16 @@ class Engine:
         """How each stands."""
         now = self._clock.monotonic()
         return [station.standing(now) for station in self.stations]
+
+    def capacity(self) -> ModelCapacity:
+        """What all of them can take."""
+        limits = [station.limit.limit for station in self.stations]
+        known = bool(limits) and all(limit < UNLIMITED for limit in limits)
+        return ModelCapacity(
+            calls=int(sum(limits)) if known else None,
+            in_flight=sum(station.limit.in_flight for station in self.stations),
+            spent=any(purse.spent_usd >= purse.limit_usd for purse in (self.books.day, self.books.fleet)),
+        )
 
     def pause(self, name: str, reason: str) -> None:
         self._named(name).pause(reason)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from coordinator.domain.event import Event
     from coordinator.domain.meter import Meter
+    from coordinator.domain.model_choice import ModelCapacity
     from coordinator.domain.settings import GatewaySettings
     from coordinator.gateway.claimant import Claimant
     from coordinator.gateway.documents import Document
@@ -270,6 +271,13 @@ class Gateway:
             )
         found: T = await answer
         return found
+
+    async def capacity(self) -> ModelCapacity | None:
+        """What the upstreams can take; None while no gateway runs."""
+        try:
+            return await self.ask(lambda engine: engine.capacity())
+        except DaemonUnreachable:
+            return None
 
     async def barred(self, names: Iterable[str]) -> tuple[str, ...]:
         """Which of these models go nowhere just now; none while no gateway runs."""
