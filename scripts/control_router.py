@@ -13,11 +13,13 @@ import math
 import os
 import random
 import statistics
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from coordinator.domain.settings import RouterSettings
 from coordinator.policy.exploration import drawn, with_floor
 from coordinator.policy.rival_routers import policy_named
 from coordinator.policy.routing import Arm, RoutingContext, allowed, net_usd
@@ -49,6 +51,7 @@ SIZES: Final = {"small": (0.4, 0.5, 0.4), "medium": (0.4, 1.0, 0.0), "large": (0
 """Share, cost factor, how easy."""
 COMMON, OWN, ERROR = 0.8, 0.6, 1.7
 """Deviations: hidden difficulty of a task, of a task for one arm, of one attempt."""
+USUAL: Final = RouterSettings()
 DELAY_USD_PER_H: Final = 1.0
 CHANGES: Final = {"worse": 48.0, "price": 80.0, "new": 104.0, "outage": 136.0}
 OUTAGE_H: Final = 3.0
@@ -333,7 +336,7 @@ def lost(
             score = max(scores, key=lambda one: one.all_usd)
             score = replace(score, day_usd=max(one.day_usd for one in scores))
         else:
-            policy = SeedRouter() if name == "seed" else policy_named(name, drift=0.008, floor=0.02)
+            policy = SeedRouter() if name == "seed" else policy_named(name, drift=USUAL.drift, floor=USUAL.floor)
             score = play(world, policy, seed)
         found[name] = (
             1.0 - score.all_usd / oracle.all_usd,
@@ -374,3 +377,19 @@ def router(_: Path, short: bool) -> Iterator[Row]:
         ahead = sum(one["thompson"][2] > one["best single arm"][2] for one in played)
         aim = ">= 90 % of seeds" if world == "changes" else ""
         yield f"{world}: day 1 ahead of the best single arm", f"{ahead} of {len(played)}", aim
+    yield "thompson: a decision and its learning, 6 arms", f"{_decision_ms(200 if short else 2000):.2f} ms", ""
+
+
+def _decision_ms(count: int) -> float:
+    """Of the learned router once it knows all there is to know about."""
+    chance, router = random.Random(1), policy_named("thompson", drift=USUAL.drift, floor=USUAL.floor)
+    arms = [Arm(cost_usd=0.05 * 2**n, delay_usd=0.3, list_usd=0.05 * 2**n, name=f"arm-{n}") for n in range(6)]
+    contexts = [RoutingContext(kind=kind, size=size, value_usd=5.0) for kind in KINDS for size in SIZES]
+    for context, arm in itertools.product(contexts, arms):
+        router.learn(context, arm, chance.random() < 0.5, 0.0)
+    began = time.process_time()
+    for number in range(count):
+        context = contexts[number % len(contexts)]
+        arm = arms[drawn(router.propensities(context, arms, number / 30, chance), chance.random())]
+        router.learn(context, arm, chance.random() < 0.5, number / 30)
+    return 1000 * (time.process_time() - began) / count

@@ -336,7 +336,7 @@ class RetentionSettings:
 class RouterSettings:
     """Which model an attempt is given where a role may use several. A task that names its ``model`` gets that one."""
 
-    drift: float = 0.008
+    drift: float = 0.016
     """How fast what was learnt of a model grows uncertain, in squared log-odds an hour: at 0 a model that turned silently worse
     is not left for days."""
     floor: float = 0.02

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 DRAWS: Final = 64
 """Draws that one choice is made from: its probability of an arm is how many of them it won."""
-NARROWED: Final = 0.5
-"""Draws are this much of a standard deviation wide: half as much exploring loses less, over days and over a week."""
+NARROWED: Final = 0.3
+"""Draws are this much of a standard deviation wide: less exploring loses less, on the first day and over a week
+(``scripts/bench control``, seeds for tuning)."""
 
 _CHEAP_USD: Final = 0.03
 _MOST_LOG_RATIO: Final = 4.1
@@ -41,6 +42,7 @@ _RETRY: Final = (Weight("retry 1", -0.5, 0.4), Weight("retry 2", -0.8, 0.4))
 _SAME: Final = Weight("same arm", -0.4, 0.4)
 _ARM_KIND_DEVIATION: Final = 0.4
 _CELL_DEVIATION: Final = 0.45
+_FAR: Final = 200.0
 _FURTHEST: Final = 2
 """Further attempts are like the third one."""
 
@@ -48,7 +50,7 @@ _FURTHEST: Final = 2
 class LearnedRouter:
     """``drift`` is in squared log-odds an hour, ``floor`` the share of choices made by price alone."""
 
-    def __init__(self, *, cells: bool = True, drift: float = 0.008, floor: float = 0.02) -> None:
+    def __init__(self, *, cells: bool = True, drift: float = 0.016, floor: float = 0.02) -> None:
         self._belief = Belief()
         self._cells = cells
         self._arms: dict[str, None] = {}
@@ -145,26 +147,31 @@ class _Plan:
 
     def best(self, drawn: Sequence[float]) -> int:
         """``drawn``: the log-odds of each arm at a first attempt, then what the retries and the same arm again add."""
-        count = len(self._costs)
+        count, kept = len(self._costs), [min(max(one, -_FAR), _FAR) for one in drawn]
+        arms, retries, same = kept[:count], (0.0, *kept[count:-1]), kept[-1]
         after = [0.0] * count
         for attempt in range(self._last, self._first, -1):
-            after = self._continuations(drawn, attempt, after)
-        worth = [self._worth(drawn, n, self._first, n == self._previous, after[n]) for n in range(count)]
-        return max(range(count), key=worth.__getitem__)
+            retry = retries[min(attempt, _FURTHEST)]
+            fresh = self._worths([odds + retry for odds in arms], after)
+            again = self._worths([odds + retry + same for odds in arms], after)
+            top, second = _two_best(fresh)
+            after = [max(second if n == top[1] else top[0], again[n]) for n in range(count)]
+        retry = retries[min(self._first, _FURTHEST)]
+        odds = [one + retry + (same if n == self._previous else 0.0) for n, one in enumerate(arms)]
+        worths = self._worths(odds, after)
+        return worths.index(max(worths))
 
-    def _continuations(self, drawn: Sequence[float], attempt: int, after: Sequence[float]) -> list[float]:
-        """What an attempt is worth after each arm, chosen as well as can be."""
-        numbers = range(len(self._costs))
-        fresh = [self._worth(drawn, n, attempt, False, after[n]) for n in numbers]
-        first = max(numbers, key=fresh.__getitem__)
-        second = max((one for n, one in enumerate(fresh) if n != first), default=-math.inf)
-        return [
-            max(fresh[first] if n != first else second, self._worth(drawn, n, attempt, True, after[n])) for n in numbers
-        ]
+    def _worths(self, odds: Sequence[float], after: Sequence[float]) -> list[float]:
+        """Of an attempt with each arm: what it brings, less its cost, and what follows when it does not land."""
+        value, exp, found = self._value, math.exp, []
+        for one, cost, rest in zip(odds, self._costs, after, strict=True):
+            p = 1.0 / (1.0 + exp(-one))
+            found.append(p * value - cost + (1.0 - p) * rest)
+        return found
 
-    def _worth(self, drawn: Sequence[float], arm: int, attempt: int, same: bool, after: float) -> float:
-        odds = drawn[arm] + (drawn[-1] if same else 0.0)
-        if attempt:
-            odds += drawn[-3 + min(attempt, _FURTHEST) - 1]
-        p = logistic(odds)
-        return p * self._value - self._costs[arm] + (1.0 - p) * after
+
+def _two_best(values: Sequence[float]) -> tuple[tuple[float, int], float]:
+    """The largest and where it is, and the largest of the others."""
+    top = max(values)
+    at = values.index(top)
+    return (top, at), max((one for n, one in enumerate(values) if n != at), default=-math.inf)

@@ -165,6 +165,7 @@ def test_run_explains_itself() -> None:
     [
         *("tasks/claims", "tasks/spool", "tasks/dispatch", "tasks/worktrees", "tasks/start", "tasks/idle"),
         *("fleet/death", "fleet/restart", "fleet/cost", "fleet/soak"),
+        *("control/router", "control/scaler"),
         *("discovery/scans", "discovery/folding"),
     ],
 )
