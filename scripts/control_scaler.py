@@ -190,26 +190,26 @@ def play(rule: Rule, work: Sequence[Work], seed: int, length_s: float) -> Outcom
 
 
 RULES: Final[dict[str, Callable[[], Rule]]] = {
-    "fixed 24 (always full)": lambda: Fixed(AGENTS),
+    "fixed 24": lambda: Fixed(AGENTS),
     "ours": Ours,
-    "ours, not told what comes": lambda: Ours(ahead=False),
+    "ours, untold": lambda: Ours(ahead=False),
     "ours, no spare": lambda: Ours(spare=0),
-    "ours, no linger, no spare": lambda: Ours(linger_s=0.0, spare=0),
+    "ours, no linger or spare": lambda: Ours(linger_s=0.0, spare=0),
     "ours and a forecast": Forecast,
-    "seed's pool sizer, 1 to 16": SeedPool,
-    "seed's ceil(requests / 10)": SeedRule,
+    "seed's pool, 1 to 16": SeedPool,
+    "seed's requests / 10": SeedRule,
 }
 
 
 def scaler(_: Path, short: bool) -> Iterator[Row]:
-    """The table of waits and idle hours. ``short``: two seeds, a day, without the rules of the seed."""
+    """Waits and idle hours, against a fleet that is always full. ``short``: two seeds, a day, without the seed's rules."""
     seeds = list(HELD_OUT)[:2] if short else list(HELD_OUT)
     length = 86_400.0 if short else WEEK_S
     rules = dict(list(RULES.items())[:6]) if short else RULES
     played: dict[str, list[Outcome]] = {}
     for name, make in rules.items():
         played[name] = [play(make(), week(seed, 30.0, length), seed, length) for seed in seeds]
-    full = [statistics.fmean(one.waits_s) for one in played["fixed 24 (always full)"]]
+    full = [statistics.fmean(one.waits_s) for one in played["fixed 24"]]
     for name, found in played.items():
         means = [statistics.fmean(one.waits_s) for one in found]
         waits = sorted(wait for one in found for wait in one.waits_s)
@@ -218,9 +218,9 @@ def scaler(_: Path, short: bool) -> Iterator[Row]:
         half, most = waits[len(waits) // 2], waits[int(len(waits) * 0.95)]
         more = 100 * (statistics.fmean(means) / statistics.fmean(full) - 1)
         yield f"{name}: mean wait, p50, p95", f"{statistics.fmean(means):.0f}, {half:.0f}, {most:.0f} s", ""
-        yield f"{name}: wait against always full", f"{more:+.1f} %", "<= +10 %" if name == "ours" else ""
+        yield f"{name}: against full", f"{more:+.1f} %", "<= +10 %" if name == "ours" else ""
         yield (
-            f"{name}: idle hours a day, starts an hour",
+            f"{name}: idle h/day, starts/h",
             f"{idle:.1f}, {starts:.1f}",
             "<= 40" if name == "ours" else "",
         )
