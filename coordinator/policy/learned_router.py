@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 DRAWS: Final = 64
 """Draws that one choice is made from: its probability of an arm is how many of them it won."""
-NARROWED: Final = 0.3
-"""Draws are this much of a standard deviation wide: less exploring loses less, on the first day and over a week
-(``scripts/bench control``, seeds for tuning)."""
+_WIDTH: Final = (0.3, 0.4, 500.0)
+"""Draws are 0.3 + 0.4·exp(−outcomes / 500) of a standard deviation wide: wide while nothing is known, or a fleet stays with what
+its prior likes; narrow later, or drift makes it explore for ever (``scripts/bench control``, seeds for tuning)."""
 
 _CHEAP_USD: Final = 0.03
 _MOST_LOG_RATIO: Final = 4.1
@@ -70,9 +70,11 @@ class LearnedRouter:
             self._arms.setdefault(arm.name)
         means, triangle = self._belief.joint([*(self._base(context, arm) for arm in arms), *([one] for one in _EXTRA)])
         size, plan = len(means), _Plan(context, arms)
+        narrow, more, fading = _WIDTH
+        width = narrow + more * math.exp(-self.seen / fading)
         won = [0] * len(arms)
         for _ in range(DRAWS):
-            normals = [chance.gauss(0.0, NARROWED) for _ in range(size)]
+            normals = [chance.gauss(0.0, width) for _ in range(size)]
             drawn = [
                 mean + sum(a * b for a, b in zip(row, normals, strict=False))
                 for mean, row in zip(means, triangle, strict=True)
