@@ -67,3 +67,27 @@ def test_a_task_that_comes_again_waits_for_its_time_and_an_edit_of_the_time_coun
     assert fold("* * * * *", prompt="other words", digest="edited") == 17.0
     assert fold("") == 0.0
     assert ledger.get("t").state is TaskState.PENDING
+
+
+@pytest.mark.parametrize(
+    ("states", "soon"),
+    [
+        ((TaskState.VALIDATING,), True),
+        ((TaskState.LANDING, TaskState.COMPLETED), True),
+        ((TaskState.VALIDATING, TaskState.RUNNING), False),
+        ((TaskState.COMPLETED,), False),
+        ((), False),
+    ],
+)
+def test_a_task_is_about_to_be_free_when_all_it_waits_for_is_being_landed(
+    layout: Layout, store: Store, states: tuple[TaskState, ...], soon: bool
+) -> None:
+    clock = SystemClock()
+    ledger = Ledger(store, Bus(clock), clock)
+    intake = Intake(layout, ledger, store, Settings(), clock, lambda: None)
+    for number, state in enumerate(states):
+        ledger.add(Task(id=f"needed-{number}", prompt="p"), reason="new")
+        ledger.note(f"needed-{number}", state=state)
+    needed = tuple(f"needed-{number}" for number in range(len(states)))
+    waiting = ledger.add(Task(id="t", prompt="p", depends_on=needed), reason="new")
+    assert intake.about_to_be_free(waiting) is soon
