@@ -69,7 +69,7 @@ class Autoscaler:
         if bounds.spent:
             caps.append((demand.busy, "a budget is used up"))
         if bounds.free_bytes is not None and bounds.agent_bytes > 0:
-            more = max(int(bounds.free_bytes // bounds.agent_bytes), 0)
+            more = max(int(bounds.free_bytes // max(bounds.agent_bytes, 1.0)), 0)
             caps.append((demand.busy + more, "memory that is free"))
         if bounds.calls is not None and bounds.calls_per_agent > 0:
             share = max(bounds.calls_per_agent, _SMALLEST_SHARE)
