@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
+from coordinator.control.meters import telemetry_meters
+from coordinator.control.telemetry_bus import TelemetryBus
 from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
 from coordinator.domain.lane import Lane
-from coordinator.domain.task import OWNED, TaskState
+from coordinator.domain.task import ACTIVE, OWNED, TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
 from coordinator.fleet.dispatcher import Dispatcher
@@ -51,7 +53,7 @@ from coordinator.surface.traces import traces_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from coordinator.domain.card import RoleCard
     from coordinator.domain.event import Published
@@ -113,6 +115,7 @@ class Daemon:
         self.bus.tap(self.calls.take)
         self.traces = self._make_traces()
         self.gateway = self._make_gateway()
+        self.telemetry = self._make_telemetry()
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
         self.pool = self._make_pool()
@@ -121,15 +124,7 @@ class Daemon:
         self.settling = self._make_settling()
         self.steward = self._make_steward()
         self.spool = self._make_spool()
-        self.discovery = Discovery(
-            self.git,
-            settings,
-            layout,
-            self.store,
-            self.bus,
-            self.clock,
-            target=settings.land.target,
-        )
+        self.discovery = self._make_discovery()
         self.retention = Retention(layout, self.ledger, self.git, self.bus, self.clock, settings)
         self._was_busy = False
         self.bus.tap(self._heed)
@@ -143,6 +138,10 @@ class Daemon:
         top, settings, intake = self.layout.repository, self.settings, self.intake
         tasks, known = top / settings.paths.tasks, self.ledger.ids
         return Spool(tasks, top, settings.fleet, self.bus, self.clock, intake.take, known=known)
+
+    def _make_discovery(self) -> Discovery:
+        settings, target = self.settings, self.settings.land.target
+        return Discovery(self.git, settings, self.layout, self.store, self.bus, self.clock, target=target)
 
     def _make_gateway(self) -> Gateway:
         return Gateway(
@@ -160,10 +159,19 @@ class Daemon:
             who=self._claimant,
         )
 
+    def _make_telemetry(self) -> TelemetryBus:
+        bus, clock, settings, top = self.bus, self.clock, self.settings.control, self.layout.repository
+        telemetry = TelemetryBus(bus, clock, self.store, settings, self._upstreams, top)
+        bus.tap(telemetry.take)
+        return telemetry
+
+    async def _upstreams(self) -> Sequence[Mapping[str, Any]]:
+        return await self.gateway.ask(lambda engine: engine.upstreams())
+
     def _exposition(self, meters: Iterable[Meter]) -> tuple[bytes, str]:
         """The gateway's page shows what the other rooms count as well; asked from its thread."""
         spans = self.traces.meters() if self.traces is not None else ()
-        return exposition((*meters, *discovery_meters(self.store), *spans))
+        return exposition((*meters, *discovery_meters(self.store), *telemetry_meters(self.telemetry.view), *spans))
 
     def _make_traces(self) -> Traces | None:
         known = upstreams_of(self.settings.gateway, os.environ).known
@@ -275,6 +283,7 @@ class Daemon:
         self.intake.take(await self.spool.read())
         recovery.settle_offers()
         await recovery.resume(self.steward.resubmit)
+        self.telemetry.begin((entry.task.id, entry.state.value) for entry in self.ledger.in_state(*ACTIVE))
         return adopted
 
     # -- what verbs and screens ask (``api.desk.LiveDaemon``) ------------------------------------------------------

@@ -23,6 +23,7 @@ from coordinator.fleet.directory import keep_out_of_commits, make_state, own_scr
 from coordinator.gateway.hosts import listening_address
 from coordinator.kit import files, git, process
 from coordinator.kit.clock import SystemClock
+from coordinator.policy.telemetry import LOOK_S
 from coordinator.sdk.layout import Layout
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Life:
         finally:
             await daemon.supervisor.stop()
             daemon.gateway.close()
+            daemon.telemetry.close()
         return code
 
     def _listen(self) -> None:
@@ -107,6 +109,7 @@ class Life:
         daemon.ticks.every("idle", _IDLE_LOOK_S, daemon.notice_idleness)
         daemon.ticks.every("retention", _RETENTION_LOOK_S, daemon.retention.look_again)
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
+        daemon.ticks.every("telemetry", LOOK_S, daemon.telemetry.look)
         if daemon.options.self_improve:
             daemon.discovery.arrange(daemon.ticks)
         services: list[Service] = [] if daemon.traces is None else [daemon.traces]  # stopped last: all is told to it

@@ -44,6 +44,7 @@ GROUPS: Final = MappingProxyType(
     {
         "agents": "Look at agent processes.",
         "findings": "Read and judge what the discovery tools found.",
+        "incidents": "Read what was not as usual.",
         "knobs": "Look at and change numbers that act while everything runs.",
         "tasks": "Read, write and steer tasks.",
         "upstreams": "Look at and steer where model calls go.",

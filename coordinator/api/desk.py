@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from coordinator.control.telemetry_bus import TelemetryBus
     from coordinator.domain.settings import Settings
     from coordinator.gateway.gateway import Gateway
     from coordinator.kit.bus import Bus
@@ -150,6 +151,8 @@ class LiveDaemon(Operations, Protocol):
     def settings(self) -> Settings: ...
     @property
     def store(self) -> Store: ...
+    @property
+    def telemetry(self) -> TelemetryBus: ...
     def agents(self) -> tuple[LiveAgent, ...]: ...
     def snapshot(self) -> LiveSnapshot: ...
     def turned_s(self) -> float:

@@ -16,6 +16,7 @@ from coordinator.api import (
     verbs_setup,
     verbs_status,
     verbs_tasks,
+    verbs_watch,
 )
 
 if TYPE_CHECKING:
@@ -36,5 +37,6 @@ def all_verbs() -> tuple[Verb, ...]:
         verbs_setup,
         verbs_status,
         verbs_tasks,
+        verbs_watch,
     )
     return tuple(sorted((verb for module in modules for verb in module.VERBS), key=lambda verb: verb.name))
