@@ -44,21 +44,24 @@ PLANS: Final[Mapping[str, DetectorPlan]] = {
         method=DetectorMethod.BERNOULLI, floor=0.02, shift=Shift(odds=49.0), threshold=9.7, usual=0.02
     ),
     "fault": _FAULT,
-    "first_token_s": _rank(0.75, 16.0),
+    "first_token_s": _rank(0.7, 12.0),
+    "first_token_s@": _rank(0.75, 16.0),
     "gate": DetectorPlan(
-        least=20, memory=300.0, method=DetectorMethod.BERNOULLI, shift=Shift(odds=1 / 6), threshold=8.0, usual=0.9
+        least=50, memory=300.0, method=DetectorMethod.BERNOULLI, shift=Shift(odds=0.2), threshold=9.7, usual=0.9
     ),
     "gate_s": _rank(0.5, 13.0),
     "landing": DetectorPlan(
-        least=20, memory=300.0, method=DetectorMethod.BERNOULLI, shift=Shift(odds=0.25), threshold=8.4, usual=0.83
+        least=50, memory=300.0, method=DetectorMethod.BERNOULLI, shift=Shift(odds=0.25), threshold=8.4, usual=0.83
     ),
     "late": _FAULT,
     "limited": _FAULT,
+    "prompt_cache": DetectorPlan(method=DetectorMethod.BERNOULLI, shift=Shift(drop=0.05), threshold=12.0),
     "shed": replace(_FAULT, threshold=4.5),
-    "token_s": _rank(1.25, 11.0),
+    "token_s": _rank(1.25, 12.0),
     "wait": _FAULT,
 }
-"""By metric. ``shed`` alarms at the second refusal where there never was one."""
+"""By metric; with @ for single upstreams, where these have a plan of their own: with fewer calls it wanders more. ``shed``
+alarms at the second refusal where there never was one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,7 +82,9 @@ class AnomalyDetector:
 
     def __init__(self, robust_z: Sequence[str] = ()) -> None:
         self._plans = {
-            name: DetectorPlan(method=DetectorMethod.ROBUST_Z, threshold=_Z_THRESHOLD) if name in robust_z else plan
+            name: DetectorPlan(method=DetectorMethod.ROBUST_Z, threshold=_Z_THRESHOLD)
+            if name.rstrip("@") in robust_z
+            else plan
             for name, plan in PLANS.items()
         }
         self._scopes: set[str] = {""}
@@ -133,7 +138,7 @@ class AnomalyDetector:
     def _sentry(self, metric: str, scope: str) -> Sentry:
         found = self._watched.get((metric, scope))
         if found is None:
-            plan = self._plans[metric]
+            plan = (self._plans.get(f"{metric}@") if scope else None) or self._plans[metric]
             found = _Watched(metric=metric, scope=scope, sentry=_MAKERS[plan.method](plan))
             self._watched[metric, scope] = found
         return found.sentry

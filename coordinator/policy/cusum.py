@@ -12,7 +12,7 @@ from typing import Final
 
 CAP: Final = 1.5
 """Times the threshold: so far a sum can rise, that it finds back down when all is well again."""
-_PRIOR: Final = 50.0
+_PRIOR: Final = 10.0
 """As many events the first guess of a share is worth."""
 _FLOOR: Final = 0.01
 _ROLES: Final = 20

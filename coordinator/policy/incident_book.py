@@ -36,11 +36,12 @@ _FAMILIES: Final[Mapping[str, str]] = {
     "landing": "fewer attempts land",
     "late": "calls time out",
     "limited": "calls are limited",
+    "prompt_cache": "the upstream's own cache of prompts serves less",
     "shed": "calls are turned away",
     "token_s": "tokens come slowly",
     "wait": "calls are held back",
 }
-_OF_UPSTREAMS: Final = frozenset({"call_s", "fault", "first_token_s", "late", "limited", "token_s"})
+_OF_UPSTREAMS: Final = frozenset({"call_s", "fault", "first_token_s", "late", "limited", "prompt_cache", "token_s"})
 _OF_STAGES: Final = frozenset({"calls", "depth", "shed", "wait"})
 
 

@@ -7,8 +7,10 @@ that a person chose it for: on model calls it is noisier than the sums of ``cusu
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _WINDOW: Final = 60
 _LEAST: Final = 30
@@ -32,8 +34,8 @@ class RobustZ:
 
     def step(self, value: float) -> None:
         if len(self._values) >= _LEAST:
-            typical = median(self._values)
-            spread = _TO_SIGMA * median(abs(one - typical) for one in self._values)
+            typical = _median(self._values)
+            spread = _TO_SIGMA * _median(abs(one - typical) for one in self._values)
             score = (value - typical) / max(spread, _NARROWEST * abs(typical), 1e-9)
             if score > self.peak:
                 self.peak, self.last, self.typical = score, value, typical
@@ -42,3 +44,9 @@ class RobustZ:
     def take_peak(self) -> float:
         peak, self.peak = self.peak, 0.0
         return peak
+
+
+def _median(values: Iterable[float]) -> float:
+    """The upper one of two."""
+    known = sorted(values)
+    return known[len(known) // 2]

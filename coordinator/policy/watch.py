@@ -113,6 +113,8 @@ class Watch:
         detector.judge("limited", error is CallError.LIMITED, role=role, scope=upstream)
         if error is not None:
             return
+        if call.cache_read_tokens or call.input_tokens:
+            detector.judge("prompt_cache", call.cache_read_tokens > 0, role=role, scope=upstream)
         group = f"{role}|{call.model}"
         detector.measure("call_s", call.took_s - call.wait_s, at_s, group=group, role=role, scope=upstream)
         if call.priced and call.cost_usd > 0:
