@@ -87,6 +87,7 @@ class AnomalyDetector:
             else plan
             for name, plan in PLANS.items()
         }
+        self._pairs: dict[tuple[str, str], tuple[Sentry, ...]] = {}
         self._scopes: set[str] = {""}
         self._watched: dict[tuple[str, str], _Watched] = {}
 
@@ -97,8 +98,7 @@ class AnomalyDetector:
     def measure(self, metric: str, value: float, at_s: float, *, group: str, role: str, scope: str = "") -> None:
         """A duration or an amount, of all together and, with ``scope``, of its own upstream as well."""
         number = bin_of(value)
-        for where in ("", self._known(scope)) if scope else ("",):
-            sentry = self._sentry(metric, where)
+        for sentry in self._pairs.get((metric, scope)) or self._pair(metric, scope):
             if isinstance(sentry, RankSentry):
                 sentry.step(group, number, at_s, role)
             elif isinstance(sentry, ZSentry):
@@ -106,8 +106,7 @@ class AnomalyDetector:
 
     def judge(self, metric: str, hit: bool, *, role: str = "", scope: str = "") -> None:
         """A yes or no; as ``measure``."""
-        for where in ("", self._known(scope)) if scope else ("",):
-            sentry = self._sentry(metric, where)
+        for sentry in self._pairs.get((metric, scope)) or self._pair(metric, scope):
             if isinstance(sentry, ShareSentry):
                 sentry.step(hit, role)
 
@@ -129,11 +128,14 @@ class AnomalyDetector:
             watched.sentry.restart()
         return ended
 
-    def _known(self, scope: str) -> str:
+    def _pair(self, metric: str, scope: str) -> tuple[Sentry, ...]:
+        """That of all together first. Upstreams beyond the first few share one."""
         if scope not in self._scopes and len(self._scopes) >= _SCOPES:
-            return "other"
+            return self._sentry(metric, ""), self._sentry(metric, "other")
         self._scopes.add(scope)
-        return scope
+        found = (self._sentry(metric, ""), self._sentry(metric, scope)) if scope else (self._sentry(metric, ""),)
+        self._pairs[metric, scope] = found
+        return found
 
     def _sentry(self, metric: str, scope: str) -> Sentry:
         found = self._watched.get((metric, scope))

@@ -16,6 +16,8 @@ _PRIOR: Final = 10.0
 """As many events the first guess of a share is worth."""
 _FLOOR: Final = 0.01
 _ROLES: Final = 20
+_SETTLED: Final = 400.0
+_WEIGH_EVERY: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +99,17 @@ class RankCusum:
 
 
 class BernoulliCusum:
-    """A share moves to another. The usual one is learnt from ``memory`` events, but not while an alarm builds up."""
+    """A share moves to another. The usual one is learnt from ``memory`` events, but not while an alarm builds up.
 
-    __slots__ = ("_floor", "_memory", "_seen", "_shift", "cusum", "hits", "usual")
+    What a hit and a miss weigh is worked out anew every few events only: by then the usual share has hardly moved.
+    """
+
+    __slots__ = ("_due", "_floor", "_if_hit", "_if_miss", "_memory", "_seen", "_shift", "cusum", "hits", "usual")
 
     def __init__(self, usual: float, shift: Shift, threshold: float, *, memory: float, floor: float = _FLOOR) -> None:
+        self._due = 0
         self._floor = floor
+        self._if_hit = self._if_miss = 0.0
         self._memory = memory
         self._seen = _PRIOR
         self._shift = shift
@@ -112,14 +119,27 @@ class BernoulliCusum:
         self.usual = usual
 
     def step(self, hit: bool, role: str) -> None:
-        cusum, p0 = self.cusum, min(max(self.usual, self._floor), 1 - self._floor)
-        if not (self._shift.drop and self.usual < 2 * self._floor):  # from next to nothing nothing can fall
-            p1 = self._shift.share(p0)
-            cusum.move(math.log(p1 / p0) if hit else math.log((1 - p1) / (1 - p0)), role)
+        cusum = self.cusum
+        if self._due <= 0:
+            self._weigh()
+        self._due -= 1
+        by = self._if_hit if hit else self._if_miss
+        if by > 0.0 or cusum.sum > 0.0:
+            cusum.move(by, role)
             self.hits = self.hits + hit if cusum.events else 0
         if cusum.sum < cusum.threshold / 2:
-            self._seen = min(self._seen + 1, self._memory)
+            if self._seen < self._memory:
+                self._seen += 1
             self.usual += (hit - self.usual) / self._seen
+
+    def _weigh(self) -> None:
+        self._due = _WEIGH_EVERY if self._seen >= _SETTLED else 1
+        if self._shift.drop and self.usual < 2 * self._floor:  # from next to nothing nothing can fall
+            self._if_hit = self._if_miss = 0.0
+            return
+        p0 = min(max(self.usual, self._floor), 1 - self._floor)
+        p1 = self._shift.share(p0)
+        self._if_hit, self._if_miss = math.log(p1 / p0), math.log((1 - p1) / (1 - p0))
 
 
 class PoissonCusum:

@@ -7,7 +7,9 @@ with nothing at all while that is fewer than ``LEAST`` values. It keeps bins, no
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import deque
+from itertools import accumulate
 from typing import Final
 
 WINDOW_S: Final = 6 * 3600.0
@@ -48,21 +50,24 @@ def _polynomial(factors: tuple[float, ...], at: float) -> float:
 
 
 class ReferenceWindow:
-    """``score`` a bin, then ``add`` it."""
+    """``score`` a bin, then ``add`` it. Scores are worked out when they are asked for, and known until the window moves on."""
 
-    __slots__ = ("_ends_s", "_low", "_open", "_scores", "_slots", "count", "median")
+    __slots__ = ("_below", "_bins", "_ends_s", "_known", "_numbers", "_open", "_slots", "_waiting", "count", "median")
 
     def __init__(self) -> None:
-        self._slots: deque[tuple[float, dict[int, int]]] = deque()
         self.restart()
 
     def restart(self) -> None:
         """What was usual is so no longer: begin anew."""
-        self._slots.clear()
+        self._bins: dict[int, int] = {}
+        """Of all slots in the window; ``_waiting`` are those that are too young for it."""
+        self._slots: deque[tuple[float, dict[int, int]]] = deque()
+        self._waiting: deque[tuple[float, dict[int, int]]] = deque()
         self._open: dict[int, int] = {}
         self._ends_s = 0.0
-        self._low = 0
-        self._scores: list[float] = []
+        self._numbers: list[int] = []
+        self._below: list[int] = []
+        self._known: dict[int, float] = {}
         self.count = 0
         self.median = 0
         """A bin; of no meaning while ``ready`` is false."""
@@ -71,48 +76,53 @@ class ReferenceWindow:
     def ready(self) -> bool:
         return self.count >= LEAST
 
-    def score(self, number: int) -> float | None:
+    def score(self, number: int, at_s: float) -> float | None:
         """The normal score of the bin's rank among what is usual; None: it is not known what is usual."""
+        if at_s >= self._ends_s:
+            self._turn(at_s)
         if self.count < LEAST:
             return None
-        at = min(max(number - self._low, 0), len(self._scores) - 1)
-        return self._scores[at]
+        found = self._known.get(number)
+        if found is None:
+            found = self._known[number] = self._work_out(number)
+        return found
+
+    def _work_out(self, number: int) -> float:
+        at = bisect_left(self._numbers, number)
+        rank = (self._below[at] + self._bins.get(number, 0) / 2) / self.count
+        least = 0.5 / self.count
+        return min(max(normal_score(min(max(rank, least), 1 - least)), -FARTHEST), FARTHEST)
 
     def add(self, number: int, at_s: float) -> None:
         if at_s >= self._ends_s:
             self._turn(at_s)
         self._open[number] = self._open.get(number, 0) + 1
 
-    def refresh(self, at_s: float) -> None:
-        """Time went on, whether or not values came."""
-        if self._ends_s and at_s >= self._ends_s:
-            self._turn(at_s)
-
     def _turn(self, at_s: float) -> None:
         if self._open:
-            self._slots.append((self._ends_s, self._open))
+            self._waiting.append((self._ends_s, self._open))
         self._open = {}
         self._ends_s = at_s + _SLOT_S
+        while self._waiting and self._waiting[0][0] <= at_s - GAP_S:
+            self._slots.append(self._waiting.popleft())
+            self._change(self._slots[-1][1], 1)
         while self._slots and self._slots[0][0] < at_s - GAP_S - WINDOW_S:
-            self._slots.popleft()
-        self._build(at_s - GAP_S)
+            self._change(self._slots.popleft()[1], -1)
+        self._count()
 
-    def _build(self, until_s: float) -> None:
-        bins: dict[int, int] = {}
-        for ended_s, slot in self._slots:
-            if ended_s <= until_s:
-                for number, count in slot.items():
-                    bins[number] = bins.get(number, 0) + count
-        self.count = sum(bins.values())
-        if self.count < LEAST:
-            return
-        self._low = min(bins) - 1
-        self._scores, below, least = [], 0, 0.5 / self.count
-        for number in range(self._low, max(bins) + 2):
-            here = bins.get(number, 0)
-            rank = (below + here / 2) / self.count
-            if below * 2 <= self.count < (below + here) * 2:
-                self.median = number
-            below += here
-            score = normal_score(min(max(rank, least), 1 - least))
-            self._scores.append(min(max(score, -FARTHEST), FARTHEST))
+    def _change(self, slot: dict[int, int], sign: int) -> None:
+        bins = self._bins
+        for number, count in slot.items():
+            left = bins.get(number, 0) + sign * count
+            if left:
+                bins[number] = left
+            else:
+                del bins[number]
+
+    def _count(self) -> None:
+        self._known = {}
+        self._numbers = sorted(self._bins)
+        self._below = [0, *accumulate(self._bins[number] for number in self._numbers)]
+        self.count = self._below[-1]
+        if self.count:
+            self.median = self._numbers[bisect_right(self._below, self.count / 2) - 1]

@@ -86,7 +86,7 @@ class RankSentry(_OfCusum):
         if window is None:
             group = group if len(self._windows) < _GROUPS else "other"
             window = self._windows.setdefault(group, ReferenceWindow())
-        score = window.score(number)
+        score = window.score(number, at_s)
         if score is not None:
             self._rank.step(score, number - window.median, role)
         window.add(number, at_s)
@@ -116,8 +116,8 @@ class ShareSentry(_OfCusum):
 
     def step(self, hit: bool, role: str) -> None:
         self._share.step(hit, role)
-        self._seen += 1
         if self._seen < self._least:
+            self._seen += 1
             self.cusum.restart()
 
     def size(self) -> str:

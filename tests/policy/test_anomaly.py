@@ -117,22 +117,20 @@ def fed(values: list[float], seconds: float = 5.0) -> tuple[ReferenceWindow, flo
 
 def test_a_window_is_silent_until_it_knows_enough_and_never_knows_its_neighbours() -> None:
     window, at_s = fed([1.0] * LEAST, seconds=1.0)
-    assert window.score(bin_of(1.0)) is None
-    window.refresh(at_s + GAP_S)
-    assert window.score(bin_of(1.0)) is None  # the slot that was open ended only now
-    window.refresh(at_s + 2 * GAP_S)
+    usual = bin_of(1.0)
+    assert window.score(usual, at_s) is None
+    assert window.score(usual, at_s + GAP_S) is None  # the slot that they are in ended later
+    assert window.score(usual, at_s + 2 * GAP_S) == 0
     assert window.ready
-    window.refresh(at_s + GAP_S + WINDOW_S + 3600)
-    assert window.score(bin_of(1.0)) is None
+    assert window.score(usual, at_s + GAP_S + WINDOW_S + 3600) is None
 
 
 @settings(max_examples=30)
 @given(st.lists(st.floats(0.01, 1000), min_size=LEAST, max_size=2 * LEAST))
 def test_scores_rise_with_the_value_and_are_cut(values: list[float]) -> None:
     window, at_s = fed(values)
-    window.refresh(at_s + 1)
-    window.refresh(at_s + 2 * GAP_S)
-    scores = [window.score(bin_of(10 ** (exponent / 10))) for exponent in range(-30, 40)]
+    at_s += 2 * GAP_S
+    scores = [window.score(bin_of(10 ** (exponent / 10)), at_s) for exponent in range(-30, 40)]
     known = [score for score in scores if score is not None]
     assert len(known) == len(scores)
     assert all(later >= earlier for earlier, later in pairwise(known))
@@ -143,9 +141,8 @@ def test_scores_of_what_is_usual_are_normal() -> None:
     chance = random.Random(1)
     values = [chance.lognormvariate(1.0, 0.8) for _ in range(4000)]
     window, at_s = fed(values)
-    window.refresh(at_s + 1)
-    window.refresh(at_s + 2 * GAP_S)
-    scores = [window.score(bin_of(chance.lognormvariate(1.0, 0.8))) or 0.0 for _ in range(4000)]
+    at_s += 2 * GAP_S
+    scores = [window.score(bin_of(chance.lognormvariate(1.0, 0.8)), at_s) or 0.0 for _ in range(4000)]
     mean = sum(scores) / len(scores)
     assert abs(mean) < 0.06
     assert math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores)) == pytest.approx(1.0, abs=0.06)
