@@ -44,10 +44,10 @@ PLANS: Final[Mapping[str, DetectorPlan]] = {
         method=DetectorMethod.BERNOULLI, floor=0.02, shift=Shift(odds=49.0), threshold=9.7, usual=0.02
     ),
     "fault": _FAULT,
-    "first_token_s": _rank(0.7, 12.0),
-    "first_token_s@": _rank(0.75, 16.0),
+    "first_token_s": _rank(0.7, 9.0),
+    "first_token_s@": _rank(0.75, 12.0),
     "gate": DetectorPlan(
-        least=50, memory=300.0, method=DetectorMethod.BERNOULLI, shift=Shift(odds=0.2), threshold=9.7, usual=0.9
+        least=50, memory=300.0, method=DetectorMethod.BERNOULLI, shift=Shift(odds=0.2), threshold=8.5, usual=0.9
     ),
     "gate_s": _rank(0.5, 13.0),
     "landing": DetectorPlan(
@@ -57,7 +57,7 @@ PLANS: Final[Mapping[str, DetectorPlan]] = {
     "limited": _FAULT,
     "prompt_cache": DetectorPlan(method=DetectorMethod.BERNOULLI, shift=Shift(drop=0.05), threshold=12.0),
     "shed": replace(_FAULT, threshold=4.5),
-    "token_s": _rank(1.25, 12.0),
+    "token_s": _rank(1.25, 9.0),
     "wait": _FAULT,
 }
 """By metric; with @ for single upstreams, where these have a plan of their own: with fewer calls it wanders more. ``shed``

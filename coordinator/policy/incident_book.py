@@ -1,7 +1,8 @@
 """Which alarms belong together, and what they point at.
 
-Owns one invariant: while an incident is open, an alarm that begins within ``JOIN_S`` of its last news, or of a metric or an
-upstream that it has already, is part of it and opens no other. It judges by what alarmed, in which order, and what was
+Owns one invariant: while an incident is open, an alarm that begins within ``JOIN_S`` of its last news, of a metric or an
+upstream that it has already, or on the side of the house (model calls, or the line from attempt to landing) where it still
+goes on, is part of it and opens no other. It judges by what alarmed, in which order, and what was
 changed shortly before; it proves no cause.
 """
 
@@ -42,6 +43,7 @@ _FAMILIES: Final[Mapping[str, str]] = {
     "wait": "calls are held back",
 }
 _OF_UPSTREAMS: Final = frozenset({"call_s", "fault", "first_token_s", "late", "limited", "prompt_cache", "token_s"})
+_OF_LINE: Final = frozenset({"attempt_s", "gate", "gate_s", "landing"})
 _OF_STAGES: Final = frozenset({"calls", "depth", "shed", "wait"})
 
 
@@ -99,7 +101,8 @@ class IncidentBook:
             return going[-1] if going else None
         for one in reversed(self._open):
             scopes = {record.scope for record in one.alarms if record.scope}
-            if at_s - self._news_s[one.number] <= JOIN_S or (alarm.scope and alarm.scope in scopes):
+            soon = at_s - self._news_s[one.number] <= JOIN_S
+            if soon or (alarm.scope and alarm.scope in scopes) or _still_there(one, alarm):
                 return one
         return None
 
@@ -120,6 +123,12 @@ class IncidentBook:
 
 def _same(record: AlarmRecord, alarm: Alarm) -> bool:
     return record.metric == alarm.metric and record.scope == alarm.scope
+
+
+def _still_there(incident: Incident, alarm: Alarm) -> bool:
+    """Whether the incident goes on on the side of the house that the alarm is of."""
+    side = alarm.metric in _OF_LINE
+    return any(one.ended_s is None and (one.metric in _OF_LINE) is side for one in incident.alarms)
 
 
 def _record(alarm: Alarm, at_s: float) -> AlarmRecord:

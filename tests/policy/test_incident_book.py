@@ -26,6 +26,8 @@ def test_alarms_that_come_soon_after_each_other_are_one() -> None:
     assert [one.number for one in later] == [8]
     same = book.take([alarm("token_s", scope="a")], 5000.0)
     assert [one.number for one in same] == [7]  # the upstream that is in trouble already
+    line = book.take([alarm("landing")], 9000.0)
+    assert [one.number for one in line] == [8]  # the line, where the gate still passes less
 
 
 def test_it_is_over_when_all_alarms_are_and_ended_with_the_last() -> None:
