@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.api.desk import LiveAgent, LiveSnapshot, live_agents
-from coordinator.control.feedback import FeedbackCollector
-from coordinator.control.fleet_size import FleetSizer
-from coordinator.control.model_router import ModelRouter
 from coordinator.domain.event import AgentExited, FleetIdle, Noticed, TaskChanged
 from coordinator.domain.lane import Lane
-from coordinator.domain.task import OWNED, TaskState
+from coordinator.domain.task import ACTIVE, OWNED, TaskState
 from coordinator.fleet import target
 from coordinator.fleet.collector import Collector
 from coordinator.fleet.dispatcher import Dispatcher
@@ -40,7 +36,6 @@ from coordinator.gateway.book import CallBook
 from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.documents import finding_documents, revision_documents
 from coordinator.gateway.gateway import Gateway
-from coordinator.gateway.quotes import PriceQuotes
 from coordinator.gateway.upstream import upstreams_of
 from coordinator.improve.discovery import Discovery
 from coordinator.improve.meters import discovery_meters
@@ -51,6 +46,7 @@ from coordinator.kit.schedule import Ticks
 from coordinator.kit.service import Supervisor
 from coordinator.kit.store import Store
 from coordinator.policy.spans import SpanPlace
+from coordinator.steering import Steering
 from coordinator.surface.metrics import exposition
 from coordinator.surface.traces import traces_of
 
@@ -118,12 +114,11 @@ class Daemon:
         self.bus.tap(self.calls.take)
         self.traces = self._make_traces()
         self.gateway = self._make_gateway()
-        self.router = self._make_router()
-        self.feedback = FeedbackCollector(self.store, self.clock, self.router)
-        self.bus.tap(self.feedback.take)
+        steering = self._make_steering()
+        self.router, self.feedback, self.telemetry = steering.router, steering.feedback, steering.telemetry
+        self.sizer, self._steering_meters = steering.sizer, steering.meters
         self.board = ReadyBoard(layout, self.workspaces, settings.fleet, credentials=self.gateway.credentials)
         self.intake = Intake(layout, self.ledger, self.store, settings, self.clock, self._wake)
-        self.sizer = self._make_sizer()
         self.pool = self._make_pool()
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
         self.lander = self._make_lander()
@@ -168,7 +163,19 @@ class Daemon:
     def _exposition(self, meters: Iterable[Meter]) -> tuple[bytes, str]:
         """The gateway's page shows what the other rooms count as well; asked from its thread."""
         spans = self.traces.meters() if self.traces is not None else ()
-        return exposition((*meters, *discovery_meters(self.store), *self.sizer.meters(), *spans))
+        return exposition((*meters, *discovery_meters(self.store), *self._steering_meters(), *spans))
+
+    def _make_steering(self) -> Steering:
+        return Steering(
+            self.bus,
+            self.clock,
+            self.store,
+            self.settings,
+            self.gateway,
+            memories=lambda: (agent.memory_bytes for agent in self.agents()),
+            self_improve=self.options.self_improve,
+            top=self.layout.repository,
+        )
 
     def _make_traces(self) -> Traces | None:
         known = upstreams_of(self.settings.gateway, os.environ).known
@@ -179,16 +186,6 @@ class Daemon:
     def _git_output(self, args: tuple[str, ...]) -> bytes:
         """For who works in a thread; the loop is the one that this daemon was made on."""
         return asyncio.run_coroutine_threadsafe(self.git.run(*args), self._loop).result(_GIT_S).stdout
-
-    def _make_sizer(self) -> FleetSizer:
-        return FleetSizer(
-            self.bus,
-            self.clock,
-            self.settings,
-            capacity=self.gateway.capacity,
-            memories=lambda: (agent.memory_bytes for agent in self.agents()),
-            self_improve=self.options.self_improve,
-        )
 
     def _make_pool(self) -> AgentPool:
         fleet, hidden = self.settings.fleet, PROVIDER_VARIABLES if self.gateway.on else ()
@@ -243,13 +240,6 @@ class Daemon:
             vigil=Vigil(self.clock, self.bus, heartbeat_s=fleet.heartbeat_s, access=self.gateway),
         )
 
-    def _make_router(self) -> ModelRouter:
-        known = upstreams_of(self.settings.gateway, os.environ).known
-        prices = PriceQuotes(self.settings.gateway, known, lambda: self.clock.now().date())
-        return ModelRouter(
-            self.store, self.clock, self.settings.router, prices, random.Random(), barred=self.gateway.barred
-        )
-
     def _claimant(self, task_id: str, generation: int) -> Claimant | None:
         """An attempt may call models from its offer to its end; asked for each call, from the gateway's thread."""
         entry = self.ledger.find(task_id)
@@ -300,6 +290,7 @@ class Daemon:
         self.intake.take(await self.spool.read())
         recovery.settle_offers()
         await recovery.resume(self.steward.resubmit)
+        self.telemetry.begin((entry.task.id, entry.state.value) for entry in self.ledger.in_state(*ACTIVE))
         return adopted
 
     # -- what verbs and screens ask (``api.desk.LiveDaemon``) ------------------------------------------------------

@@ -14,7 +14,7 @@ import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from coordinator.control.fleet_size import LOOK_S
+from coordinator.control.fleet_size import LOOK_S as SIZE_LOOK_S
 from coordinator.daemon import Daemon, RunOptions
 from coordinator.domain.errors import BadInput, GateBroken
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloading, DaemonStopped, Noticed, ReloadRefused
@@ -24,6 +24,7 @@ from coordinator.fleet.directory import keep_out_of_commits, make_state, own_scr
 from coordinator.gateway.hosts import listening_address
 from coordinator.kit import files, git, process
 from coordinator.kit.clock import SystemClock
+from coordinator.policy.telemetry import LOOK_S
 from coordinator.sdk.layout import Layout
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Life:
         finally:
             await daemon.supervisor.stop()
             daemon.gateway.close()
+            daemon.telemetry.close()
         return code
 
     def _listen(self) -> None:
@@ -109,7 +111,8 @@ class Life:
         daemon.ticks.every("retention", _RETENTION_LOOK_S, daemon.retention.look_again)
         daemon.ticks.every("sweep", _SWEEP_S, daemon.sweep)
         if daemon.sizer.on:
-            daemon.ticks.every("fleet-size", LOOK_S, daemon.sizer.look)
+            daemon.ticks.every("fleet-size", SIZE_LOOK_S, daemon.sizer.look)
+        daemon.ticks.every("telemetry", LOOK_S, daemon.telemetry.look)
         if daemon.options.self_improve:
             daemon.discovery.arrange(daemon.ticks)
         services: list[Service] = [] if daemon.traces is None else [daemon.traces]  # stopped last: all is told to it

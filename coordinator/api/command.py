@@ -44,6 +44,7 @@ GROUPS: Final = MappingProxyType(
     {
         "agents": "Look at agent processes.",
         "findings": "Read and judge what the discovery tools found.",
+        "incidents": "Read what was not as usual.",
         "knobs": "Look at and change numbers that act while everything runs.",
         "router": "See and judge which models attempts are given.",
         "tasks": "Read, write and steer tasks.",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.control.feedback import FeedbackCollector
+    from coordinator.control.telemetry_bus import TelemetryBus
     from coordinator.domain.settings import Settings
     from coordinator.gateway.gateway import Gateway
     from coordinator.kit.bus import Bus
@@ -153,6 +154,8 @@ class LiveDaemon(Operations, Protocol):
     def settings(self) -> Settings: ...
     @property
     def store(self) -> Store: ...
+    @property
+    def telemetry(self) -> TelemetryBus: ...
     def agents(self) -> tuple[LiveAgent, ...]: ...
     def snapshot(self) -> LiveSnapshot: ...
     def turned_s(self) -> float:

@@ -206,6 +206,18 @@ def _knob_turned(event: happened.KnobTurned) -> Phrase:
     return Phrase("knob", f"{event.knob} is {event.new:g} now, it was {event.old:g}: {event.reason} ({event.author})")
 
 
+def _incident(event: happened.IncidentSeen) -> Phrase:
+    size = f": {event.size}" if event.size else ""
+    text = f"{event.number}: {event.cause}{size} ({', '.join(event.metrics[:3])}{', …' * (len(event.metrics) > 3)})"
+    critical = event.level == "critical"
+    return Phrase("incident", text, logging.ERROR if critical else logging.WARNING, BAD if critical else WARN)
+
+
+def _incident_ended(event: happened.IncidentEnded) -> Phrase:
+    text = f"{event.number} is over after {duration(event.lasted_s)} ({event.cause})"
+    return Phrase("incident", text, logging.INFO, GOOD)
+
+
 def _noticed(event: happened.Noticed) -> Phrase:
     return Phrase(event.subject, event.message, logging.WARNING, WARN)
 
@@ -291,6 +303,8 @@ _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.GateJudged: _gate_judged,
     happened.GateMended: _gate_mended,
     happened.GatewayReady: _gateway_ready,
+    happened.IncidentEnded: _incident_ended,
+    happened.IncidentSeen: _incident,
     happened.KnobTurned: _knob_turned,
     happened.Noticed: _noticed,
     happened.ReloadRefused: _reload_refused,

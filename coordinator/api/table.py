@@ -17,6 +17,7 @@ from coordinator.api import (
     verbs_setup,
     verbs_status,
     verbs_tasks,
+    verbs_watch,
 )
 
 if TYPE_CHECKING:
@@ -38,5 +39,6 @@ def all_verbs() -> tuple[Verb, ...]:
         verbs_setup,
         verbs_status,
         verbs_tasks,
+        verbs_watch,
     )
     return tuple(sorted((verb for module in modules for verb in module.VERBS), key=lambda verb: verb.name))

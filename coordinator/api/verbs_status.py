@@ -17,7 +17,22 @@ from coordinator.api.discovered import tool_rows, tool_sentence
 from coordinator.api.untested import consequence, untested
 from coordinator.api.verb import NoArguments, Reply, Verb
 from coordinator.api.verbs_tasks import STATE_STYLES, read_spool, show_problems, unread
-from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, cut, duration, facts, line, plural, span, wrap
+from coordinator.api.view import (
+    BAD,
+    DIM,
+    GOOD,
+    STRONG,
+    WARN,
+    Line,
+    cut,
+    duration,
+    facts,
+    line,
+    local_time,
+    plural,
+    span,
+    wrap,
+)
 from coordinator.api.wire import problem_to_json
 from coordinator.checks.detect import detect
 from coordinator.domain.task import TaskState
@@ -70,6 +85,9 @@ async def status(desk: Desk, _: NoArguments) -> Reply:
         ],
         "problems": problems,
         "findings": await asyncio.to_thread(tool_rows, desk),
+        "incidents": [
+            {key: row[key] for key in ("number", "began", "level", "cause")} for row in desk.rows("incidents_open")
+        ],
     }
     data["next"] = next_steps(data)
     return Reply(data=data)
@@ -164,6 +182,8 @@ def next_steps(data: Mapping[str, Any]) -> list[str]:
         elif not tasks:
             steps.append("let linters find work: coordinator run --self-improve")
             steps.append("write a task: coordinator tasks add 'what to do'")
+    if data["incidents"]:
+        steps.append(f"see what is not as usual: coordinator incidents show {data['incidents'][-1]['number']}")
     unowned = sum(found["needs_model"] for found in data["findings"])
     if unowned:
         what = plural(unowned, "finding") + " that no tool mends"
@@ -184,6 +204,10 @@ def show_status(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += facts([("gateway", f"model calls pass through {data['gateway']['url']} to {to}")], width)
     lines += _gate_lines(data["gate"], width)
     lines += facts([("tasks", _counted(data["tasks"]))], width)
+    for one in data["incidents"][:_SHOWN]:
+        style = BAD if one["level"] == "critical" else WARN
+        text = f"{one['number']}: {one['cause']}, since {local_time(one['began'])}"
+        lines += wrap(text, width, indent=12, first="incident    ", style=style)
     if data["refusal"]:
         lines += facts([("held up", data["refusal"])], width)
     for found in data["findings"]:

@@ -1,1 +1,1 @@
-"""Watches what happens and decides what to change: which model an attempt gets, how many agents there are."""
+"""Control: what happens is watched, and from what is seen models are chosen, the fleet is sized, knobs are turned and back."""

@@ -223,6 +223,27 @@ class GatewayReady(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentEnded(Event):
+    """What an incident consisted of is as usual again, or was declared to be the new usual."""
+
+    cause: str
+    lasted_s: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentSeen(Event):
+    """Something is not as usual, or (told again with ``level`` critical) worse than was told. ``cause`` is a likely one, in
+    words; ``size`` how far what was noticed first went."""
+
+    cause: str
+    level: str
+    metrics: tuple[str, ...]
+    number: int
+    size: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnobTurned(Event):
     """A number that acts while everything runs was changed; ``author`` is a person's command or what turns knobs by itself."""
 

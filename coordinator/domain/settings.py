@@ -289,6 +289,8 @@ OCCASIONS = (
     "fleet_idle",
     "gate_broken",
     "gate_mended",
+    "incident",
+    "incident_ended",
     "role_mended",
     "role_paused",
     "task_failed",
@@ -373,6 +375,18 @@ class ScaleSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlSettings:
+    """What watches over the daemon's own numbers."""
+
+    record: str = ""
+    """A file of the repository (or an absolute path) where all that the detectors are told is written anew by each daemon, for
+    ``coordinator telemetry --replay``; empty: none. A busy day is some 30 MB. No prompt and no answer is in it."""
+    robust_z: tuple[str, ...] = ()
+    """Measured metrics that are judged by a robust Z-score instead: ``first_token_s``, ``token_s``, ``call_s``, ``cost_usd``,
+    ``gate_s`` or ``attempt_s``. Many more false alarms; for who wants to see each outlier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSettings:
     """Spans for OpenTelemetry (``pip install 'agent-fleet-coordinator[otel]'``): a trace for each attempt, with its model calls.
     Where they go is said by the standard variables, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and its kin."""
@@ -385,6 +399,7 @@ class TraceSettings:
 class Settings:
     """Everything that can be configured."""
 
+    control: ControlSettings = field(default_factory=ControlSettings)
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
     fleet: FleetSettings = field(default_factory=FleetSettings)
     gate: GateSettings = field(default_factory=GateSettings)

@@ -88,6 +88,13 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         took_s REAL NOT NULL DEFAULT 0, evidence TEXT NOT NULL DEFAULT '{}', UNIQUE (task, generation));
     CREATE TABLE router_states (policy TEXT PRIMARY KEY, at TEXT NOT NULL, data TEXT NOT NULL);
     """,
+    """
+    CREATE TABLE telemetry (
+        span_s REAL NOT NULL, at TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (span_s, at)) WITHOUT ROWID;
+    CREATE TABLE incidents (
+        number INTEGER PRIMARY KEY, began TEXT NOT NULL, ended TEXT, level TEXT NOT NULL, cause TEXT NOT NULL,
+        data TEXT NOT NULL);
+    """,
 )
 
 QUERIES: Final[Mapping[str, str]] = {
@@ -162,6 +169,16 @@ QUERIES: Final[Mapping[str, str]] = {
     "finding_days_trim": "DELETE FROM finding_days WHERE day < :before",
     "findings_trim": "DELETE FROM findings WHERE state = 'fixed' AND last_seen < :before",
     "findings": "SELECT * FROM findings ORDER BY tool, rule, path, line",
+    "incident_get": "SELECT * FROM incidents WHERE number = :number",
+    "incident_last": "SELECT number FROM incidents ORDER BY number DESC LIMIT 1",
+    "incident_put": """
+        INSERT OR REPLACE INTO incidents (number, began, ended, level, cause, data)
+        VALUES (:number, :began, :ended, :level, :cause, :data)""",
+    "incidents": """
+        SELECT * FROM (SELECT * FROM incidents ORDER BY number DESC LIMIT :limit) ORDER BY number""",
+    "incidents_abandon": "UPDATE incidents SET ended = :at WHERE ended IS NULL",
+    "incidents_open": "SELECT * FROM incidents WHERE ended IS NULL ORDER BY number",
+    "incidents_trim": "DELETE FROM incidents WHERE ended < :before",
     "journal_add": "INSERT INTO journal (at, kind, task, data) VALUES (:at, :kind, :task, :data)",
     "journal_last": "SELECT * FROM (SELECT * FROM journal ORDER BY seq DESC LIMIT :limit) ORDER BY seq",
     "journal_of": "SELECT * FROM journal WHERE task = :task ORDER BY seq",
@@ -225,6 +242,11 @@ QUERIES: Final[Mapping[str, str]] = {
     "tasks": "SELECT * FROM tasks ORDER BY priority, id",
     "tasks_by_state": "SELECT * FROM tasks WHERE state = :state ORDER BY priority, id",
     "tasks_count": "SELECT state, count(*) AS n FROM tasks GROUP BY state",
+    "telemetry_at": "SELECT data FROM telemetry WHERE span_s = :span_s AND at = :at",
+    "telemetry_last": "SELECT at FROM telemetry WHERE span_s = :span_s ORDER BY at DESC LIMIT 1",
+    "telemetry_put": "INSERT OR REPLACE INTO telemetry (span_s, at, data) VALUES (:span_s, :at, :data)",
+    "telemetry_since": "SELECT at, data FROM telemetry WHERE span_s = :span_s AND at > :since ORDER BY at",
+    "telemetry_trim": "DELETE FROM telemetry WHERE span_s = :span_s AND at < :before",
 }
 """Every statement of the product, by name. ``:name`` marks a parameter."""
 

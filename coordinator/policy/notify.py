@@ -34,6 +34,10 @@ def occasion(event: Event) -> str:
             return "gate_broken"
         case happened.GateMended():
             return "gate_mended"
+        case happened.IncidentEnded():
+            return "incident_ended"
+        case happened.IncidentSeen():
+            return "incident"
         case happened.RoleMended():
             return "role_mended"
         case happened.RolePaused():

@@ -61,7 +61,7 @@ FAILED = (*WORKING, TaskState.FAILED)
 KEYS = {
     "tasks list": {"tasks", "total"},
     "status": {
-        "at_work", "daemon", "findings", "gate", "gateway", "next", "problems", "refusal", "repository", "stuck", "target",
+        "at_work", "daemon", "findings", "gate", "gateway", "incidents", "next", "problems", "refusal", "repository", "stuck", "target",
         "tasks", "version",
     },
     "explain": {"attempts", "commit", "feedback", "file", "history", "id", "judged", "landed", "line", "reason", "sentence", "state", "title"},

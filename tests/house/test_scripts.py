@@ -165,6 +165,7 @@ def test_run_explains_itself() -> None:
     [
         *("tasks/claims", "tasks/spool", "tasks/dispatch", "tasks/worktrees", "tasks/start", "tasks/idle"),
         *("fleet/death", "fleet/restart", "fleet/cost", "fleet/soak"),
+        *("control/incidents", "control/detection", "control/cost", "control/replay"),
         *("control/router", "control/scaler"),
         *("discovery/scans", "discovery/folding"),
     ],
@@ -179,6 +180,10 @@ def test_the_bench_measures(part: str) -> None:
     assert rows
     for row in rows:
         assert re.search(r"\d", row[-2] if len(row) > 2 else row[-1]), f"no figure in {row}"
+    if part == "detection":
+        assert [int(row[1].split("/")[1]) <= 2 for row in rows if row[0].startswith("full outage")] == [True]
+    if part == "replay":
+        assert [row[1].partition(", ")[::2] for row in rows] == [("1", "True")]
     if part == "claims":
         assert [row[1] for row in rows if row[0].startswith("claimed twice")] == ["0", "0"]
     if part == "worktrees":

@@ -16,6 +16,8 @@ CASES = {
     "fleet_idle": happened.FleetIdle(completed=1, failed=0, held=0),
     "gate_broken": happened.GateBroke(command="c", reason="r"),
     "gate_mended": happened.GateMended(stopped_s=1.0),
+    "incident": happened.IncidentSeen(cause="c", level="warning", metrics=("fault",), number=1, size="s"),
+    "incident_ended": happened.IncidentEnded(cause="c", lasted_s=60.0, number=1),
     "role_mended": happened.RoleMended(role="r"),
     "role_paused": happened.RolePaused(role="r", reason="m"),
     "task_failed": happened.TaskChanged(task="t", generation=1, old=TaskState.RUNNING, new=TaskState.FAILED, reason=""),

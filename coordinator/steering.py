@@ -1,0 +1,65 @@
+"""The wiring of control, a part of the daemon's: what watches, what chooses models and what sizes the fleet, joined to the rest.
+
+It decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+from coordinator.control.feedback import FeedbackCollector
+from coordinator.control.fleet_size import FleetSizer
+from coordinator.control.meters import telemetry_meters
+from coordinator.control.model_router import ModelRouter
+from coordinator.control.telemetry_bus import TelemetryBus
+from coordinator.gateway.quotes import PriceQuotes
+from coordinator.gateway.upstream import upstreams_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from coordinator.domain.meter import Meter
+    from coordinator.domain.settings import Settings
+    from coordinator.gateway.gateway import Gateway
+    from coordinator.kit.bus import Bus
+    from coordinator.kit.clock import Clock
+    from coordinator.kit.store import Store
+
+
+class Steering:
+    """``memories`` tells the bytes of each agent at work, ``top`` is the repository."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        store: Store,
+        settings: Settings,
+        gateway: Gateway,
+        *,
+        memories: Callable[[], Iterable[int]],
+        self_improve: bool,
+        top: Path,
+    ) -> None:
+        self._gateway = gateway
+        prices = PriceQuotes(
+            settings.gateway, upstreams_of(settings.gateway, os.environ).known, lambda: clock.now().date()
+        )
+        self.router = ModelRouter(store, clock, settings.router, prices, random.Random(), barred=gateway.barred)
+        self.feedback = FeedbackCollector(store, clock, self.router)
+        self.telemetry = TelemetryBus(bus, clock, store, settings.control, self._upstreams, top)
+        self.sizer = FleetSizer(
+            bus, clock, settings, capacity=gateway.capacity, memories=memories, self_improve=self_improve
+        )
+        bus.tap(self.feedback.take)
+        bus.tap(self.telemetry.take)
+
+    async def _upstreams(self) -> Sequence[Mapping[str, Any]]:
+        return await self._gateway.ask(lambda engine: engine.upstreams())
+
+    def meters(self) -> Iterator[Meter]:
+        yield from self.sizer.meters()
+        yield from telemetry_meters(self.telemetry.view)
