@@ -210,7 +210,7 @@ def _has(fleet: ChaosFleet, name: str) -> bool:
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
-def _written(transcript: Path, tree: Path) -> Look:
+def _written(transcript: Path, tree: Path) -> Iterator[str]:
     """Files that the attempt was told it had written, below its tree."""
     for line in transcript.read_bytes().splitlines():
         if b'"tool_result"' not in line:

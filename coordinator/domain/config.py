@@ -218,8 +218,6 @@ def _gateway(table: TomlTable) -> GatewaySettings:
         port=table.integer("port", usual.port, 0, 65_535),
         prices=prices_from(table),
         promote_s=table.seconds("promote_s", usual.promote_s, 0.1, 3600.0),
-        retries=table.integer("retries", usual.retries, 0, 10),
-        retry_share=table.number("retry_share", usual.retry_share, 0.0, 1.0),
         roles=role_routes_from(table, upstreams, aliases),
         room=table.integer("room", usual.room, 0, 1_000_000),
         stall_s=table.seconds("stall_s", usual.stall_s, 0.1, _DAY_S),
@@ -229,11 +227,11 @@ def _gateway(table: TomlTable) -> GatewaySettings:
     )
     if 0 < settings.port < 1024:
         table.wrong("port", f"{settings.port} is the system's", "0, or a port from 1024 to 65535")
-    return _circuit(table, settings)
+    return _failing(table, settings)
 
 
-def _circuit(table: TomlTable, usual: GatewaySettings) -> GatewaySettings:
-    """With what breakers are made of."""
+def _failing(table: TomlTable, usual: GatewaySettings) -> GatewaySettings:
+    """With what is done about upstreams that fail."""
     return replace(
         usual,
         breaker_window=table.integer("breaker_window", usual.breaker_window, 0, 1000),
@@ -244,6 +242,8 @@ def _circuit(table: TomlTable, usual: GatewaySettings) -> GatewaySettings:
         probe_every_s=table.seconds("probe_every_s", usual.probe_every_s, 0.05, 3600.0),
         probe_growth=table.number("probe_growth", usual.probe_growth, 1.0, 10.0),
         probes_to_close=table.integer("probes_to_close", usual.probes_to_close, 1, 100),
+        retries=table.integer("retries", usual.retries, 0, 10),
+        retry_share=table.number("retry_share", usual.retry_share, 0.0, 1.0),
     )
 
 

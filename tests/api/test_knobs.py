@@ -268,7 +268,7 @@ async def hold(walk: Walk) -> None:
     walk.open.clear()
     walk.house.claimant = Claimant(budget_usd=0.08)  # for one that may use its 50 tokens, or two that did not
     first = asyncio.ensure_future(walk.infer("first", max_tokens=50))
-    await until(lambda: len(walk.seen) == 2)
+    await until(lambda: len(walk.seen) >= 2)
     await walk.turn(hold_s=0)
     assert (await walk.infer("second", max_tokens=50))["status"] == 429
     await walk.turn(hold_s=LONG_S)
@@ -287,7 +287,7 @@ async def promotion(walk: Walk) -> None:
         before = len(walk.seen)
         walk.open.clear()
         sent = [walk.send(1)]
-        await until(lambda: len(walk.seen) == before + 1)  # noqa: B023 - awaited in the loop
+        await until(lambda: len(walk.seen) >= before + 1)  # noqa: B023 - awaited in the loop
         sent.append(walk.send(3, lane=Lane.LOW))
         await walk.waiting(1)
         await passed(0.4)
@@ -334,9 +334,9 @@ async def dedup_wait(walk: Walk) -> None:
     sent = [walk.send(), walk.send(claim=("other", 1))]
     await until(lambda: len(walk.house.gateway._calls.open()) == 2 and walk.seen)
     assert len(walk.seen) == 1
-    await until(lambda: len(walk.seen) == 2, 3)
+    await until(lambda: len(walk.seen) >= 2, 3)
     prompts = [asyncio.ensure_future(walk.infer()) for _ in range(2)]
-    await until(lambda: len(walk.seen) == 4, 3)
+    await until(lambda: len(walk.seen) >= 4, 3)
     walk.open.set()
     assert {one.status for one in await asyncio.gather(*sent)} == {200}
     assert {one["status"] for one in await asyncio.gather(*prompts)} == {200}

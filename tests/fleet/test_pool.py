@@ -140,7 +140,7 @@ async def test_an_agent_that_dies_is_seen_and_replaced(layout: Layout, watched: 
     await until(lambda: watched.of(AgentExited))
     assert watched.of(AgentExited) == [AgentExited(agent="agent-1", pid=first.pid, exit_code=-9)]
     seen = time.monotonic()
-    await until(lambda: len(watched.began) == 2)
+    await until(lambda: len(watched.began) >= 2)
     assert watched.began[1] - seen < 0.4  # one that was at work and is killed young slows nobody down
     assert watched.of(Noticed) == []
     await until(lambda: read_muster(layout) and read_muster(layout)["agent-1"].pid != first.pid)
@@ -153,7 +153,7 @@ async def test_a_fleet_is_never_started_all_at_once(layout: Layout, tmp_path: Pa
     watched = Watched(layout, python=str(sleeper), ramp_s=0.3)
     watched.pool.want(5)
     try:
-        await until(lambda: len(watched.began) == 5)
+        await until(lambda: len(watched.began) >= 5)
         first = watched.began[0]
         gaps = [moment - first for moment in watched.began]
         assert gaps[1] < 0.25

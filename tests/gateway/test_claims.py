@@ -98,7 +98,7 @@ async def test_revoking_cuts_what_is_under_way_and_is_remembered(tmp_path: Path)
         await begun.chunk()
         silent = await house.ask(body=b'{"silent":0}')
         bystander = await house.ask(body=b'{"silent":0}', claim=("fix-it", 2))
-        await until(lambda: len(upstream.seen) == 3)
+        await until(lambda: len(upstream.seen) >= 3)
         assert (house.gateway.calls("fix-it", 1) or (0, 0))[0] == 2
         house.gateway.revoke("fix-it", 1)
         async with asyncio.timeout(1):
@@ -110,13 +110,13 @@ async def test_revoking_cuts_what_is_under_way_and_is_remembered(tmp_path: Path)
                 await seen.gone.wait()
         assert not upstream.seen[2].gone.is_set()
         assert (await house.reply()).status == 403
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert sorted((one.ending, one.status) for one in house.served()) == [("revoked", 200), ("revoked", 403)]
         assert house.gateway.calls("fix-it", 1) == (0, 0.0)
         assert (house.gateway.calls("fix-it", 2) or (0, 0))[0] == 1
         for talk in (begun, silent, bystander):
             talk.close()
-        await until(lambda: len(house.served()) == 3)
+        await until(lambda: len(house.served()) >= 3)
     async with House(tmp_path, upstream.url) as later:
         assert (await later.reply()).status == 403, "the next daemon knows as well"
         assert (await later.reply(claim=("fix-it", 2))).status == 502
@@ -128,7 +128,7 @@ async def test_one_claim_does_not_take_everything(tmp_path: Path) -> None:
 
     async with housed(tmp_path, script, calls_per_agent=2) as (house, upstream):
         talks = [await house.ask() for _ in range(2)]
-        await until(lambda: len(upstream.seen) == 2)
+        await until(lambda: len(upstream.seen) >= 2)
         got = await house.reply()
         assert (got.status, got.headers["retry-after"]) == (429, "1")
         for talk in talks:

@@ -46,7 +46,7 @@ async def test_who_is_turned_away_at_one_door_goes_to_another(tmp_path: Path, ro
             assert (await house.reply(body=body(2))).body == b"two"
             go.set()
             assert (await first).body == b"one"
-            await until(lambda: len(house.served()) == 2)
+            await until(lambda: len(house.served()) >= 2)
             assert {event.upstream for event in house.served()} == {"one", "two"}
 
 
@@ -61,7 +61,7 @@ async def test_who_is_turned_away_everywhere_is_told_so(tmp_path: Path) -> None:
         both = tuple(described(name, each, max_concurrency=1) for name, each in (("one", one), ("two", two)))
         async with House(tmp_path, one.url, upstreams=both, hold_s=10.0, room=0) as house:
             held = [asyncio.ensure_future(house.reply(body=body(number))) for number in range(2)]
-            await until(lambda: len(one.seen) + len(two.seen) == 2)
+            await until(lambda: len(one.seen) + len(two.seen) >= 2)
             got = await house.reply(body=body(3))
             assert (got.status, got.error["type"]) == (529, "overloaded_error")
             go.set()

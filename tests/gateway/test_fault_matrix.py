@@ -502,7 +502,7 @@ async def test_a_call_that_is_ended_here(
 
     async with matrix(tmp_path, script) as at:
         asking = asyncio.create_task(at.each(stream=True))
-        await until(lambda: len(at.upstream.seen) == len(WAYS))
+        await until(lambda: len(at.upstream.seen) >= len(WAYS))
         if begun:
             await until(lambda: all(one.first_at for one in at.house.gateway._calls.open()))
         if why == "revoked":
@@ -517,7 +517,7 @@ async def test_a_call_that_is_ended_here(
             assert way.error(got)[0] == (anthropic if way.anthropic else openai)
         for exchange in at.upstream.seen:
             await asyncio.wait_for(exchange.gone.wait(), 5)
-        await until(lambda: len(at.house.served()) == len(WAYS))
+        await until(lambda: len(at.house.served()) >= len(WAYS))
         assert {(one.ending, one.status) for one in at.house.served()} == {(ending, 200 if begun else status)}
         if why == "revoked":
             await at.clean()
@@ -624,7 +624,7 @@ async def test_a_slow_reader(tmp_path: Path, way: Way) -> None:
         assert got.whole
         assert got.body.count(b'"' + b"x" * 5000 + b'"') == MANY
         talk.close()
-        await until(lambda: len(at.house.served()) == 2)
+        await until(lambda: len(at.house.served()) >= 2)
         assert [one.ending for one in at.house.served()] == ["served", "served"]
         await at.clean()
 
@@ -694,7 +694,7 @@ async def test_a_reader_that_is_gone(tmp_path: Path, when: str) -> None:
             nonlocal calls
             calls += 1
             talk = await at.house.ask(way.path, way.body(when == "streams"))
-            await until(lambda: len(at.upstream.seen) == calls)
+            await until(lambda: len(at.upstream.seen) >= calls)
             if when == "streams" or (when == "whole" and not way.translated):
                 await talk.reader.readuntil(b"\r\n\r\n")
                 await talk.reader.read(1)
@@ -816,7 +816,7 @@ async def test_an_upstream_that_restarts(tmp_path: Path) -> None:
         await again()
         assert {got.status for got in (await at.each()).values()} == {200}, "a connection grown stale is no fault"
         streams = asyncio.create_task(at.each(stream=True))
-        await until(lambda: len(at.upstream.seen) == 3 * len(WAYS))
+        await until(lambda: len(at.upstream.seen) >= 3 * len(WAYS))
         await until(lambda: all(one.first_at for one in at.house.gateway._calls.open()))
         await at.upstream.stop()
         assert {(got.status, got.whole) for got in (await streams).values()} == {(200, False)}
@@ -899,7 +899,7 @@ async def test_more_calls_than_there_is_room_for(tmp_path: Path) -> None:
             if status != 200:
                 assert_shed(WAYS[number], Reply(status, headers, body.encode()))
         assert statuses == {200: wait + run, 0: shed}
-        await until(lambda: len(at.house.served()) == WAITING_CALLS, 30)
+        await until(lambda: len(at.house.served()) >= WAITING_CALLS, 30)
         assert Counter(one.ending for one in at.house.served()) == {"served": wait + run, "shed": shed}
         await at.clean()
 

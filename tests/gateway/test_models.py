@@ -159,7 +159,7 @@ async def test_of_one_upstream_the_bytes_pass(tmp_path: Path, kind: UpstreamKind
                 assert (got.status, got.body) == (200, sent)
             targets = [one.target for one in at.upstreams["up"].seen]
             assert targets == [path] * 3
-            await until(lambda: len(at.house.served()) == 3)
+            await until(lambda: len(at.house.served()) >= 3)
             assert {(one.upstream, one.status, one.cost_usd, one.priced) for one in at.house.served()} == {
                 ("up", 200, 0.0, sent.startswith(b"{"))
             }
@@ -479,7 +479,7 @@ async def test_one_model_is_asked_of_the_upstream_that_has_it(tmp_path: Path) ->
         )
         assert [one.target for one in at.upstreams["gpt"].seen] == ["/v1/models/gpt-6-sol"] * 2
         assert [one.target for one in at.upstreams["team"].seen] == ["/v1/models/claude-opus-5-5"] * 2
-        await until(lambda: len(at.house.served()) == 4)
+        await until(lambda: len(at.house.served()) >= 4)
         assert [one.upstream for one in at.house.served()] == ["team", "gpt", "gpt", "team"]
 
 

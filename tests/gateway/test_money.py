@@ -115,7 +115,7 @@ def costing(usd: float) -> dict[str, Any]:
 
 
 async def served(house: House, count: int) -> list[RequestServed]:
-    await until(lambda: len(house.served()) == count)
+    await until(lambda: len(house.served()) >= count)
     return house.served()
 
 
@@ -494,7 +494,7 @@ async def test_the_books_sums_are_those_of_all_calls(tmp_path: Path, store: Stor
                 body = body.replace(b"-x", b"-odd")
             await house.reply(path, body, claim=(("fix-it", 1), ("fix-it", 2), ("other", 1))[number % 3])
             if number == 10:
-                await until(lambda: len(house.served()) == 11)
+                await until(lambda: len(house.served()) >= 11)
                 await house.book.flush()
         told = await served(house, 20)
         await house.book.flush()

@@ -1007,7 +1007,7 @@ async def test_identical_prompts_under_way_share_one_call(tmp_path: Path) -> Non
         same = [asyncio.create_task(house.infer(session_id=str(n), metadata={"n": str(n)})) for n in range(3)]
         streamed = asyncio.create_task(house.streamed())
         other = asyncio.create_task(house.infer(max_tokens=5))
-        await until(lambda: len(house.gateway._calls.open()) == 6 and len(upstream.seen) == 2)
+        await until(lambda: len(house.gateway._calls.open()) == 6 and len(upstream.seen) >= 2)
         gate.open.set()
         assert [(await one)["collapsed"] for one in (first, *same)] == [False, True, True, True]
         found = await streamed
@@ -1032,7 +1032,7 @@ async def test_a_leader_that_leaves_is_followed_by_another(tmp_path: Path) -> No
         rest = [asyncio.create_task(house.infer("hello")) for _ in range(3)]
         await until(lambda: len(house.gateway._calls.open()) == 4)
         first.close()
-        await until(lambda: len(upstream.seen) == 2)
+        await until(lambda: len(upstream.seen) >= 2)
         gate.open.set()
         got = [await one for one in rest]
         assert [one["text"] for one in got] == ["second"] * 3
@@ -1048,7 +1048,7 @@ async def test_nobody_waits_for_another_for_ever(tmp_path: Path) -> None:
     async with housed(tmp_path, gate) as (house, upstream):
         house.lane.sharing.wait_s = 0.05
         tasks = [asyncio.create_task(house.infer()) for _ in range(2)]
-        await until(lambda: len(upstream.seen) == 2)
+        await until(lambda: len(upstream.seen) >= 2)
         gate.open.set()
         assert [(await one)["collapsed"] for one in tasks] == [False, False]
         assert house.lane.sharing.counts.alone == 1
@@ -1058,7 +1058,7 @@ async def test_sharing_can_be_off(tmp_path: Path) -> None:
     gate = Gate(answering(message("mine")))
     async with housed(tmp_path, gate, dedup="off") as (house, upstream):
         tasks = [asyncio.create_task(house.infer()) for _ in range(2)]
-        await until(lambda: len(upstream.seen) == 2)
+        await until(lambda: len(upstream.seen) >= 2)
         gate.open.set()
         assert [(await one)["collapsed"] for one in tasks] == [False, False]
 
@@ -1094,7 +1094,7 @@ async def test_other_peoples_money_is_not_shared(tmp_path: Path) -> None:
         ]
         async with PromptHouse(tmp_path, upstreams=listed, aliases={"m": "ann-m"}) as house:
             tasks = [asyncio.create_task(house.infer(model=name)) for name in ("ann-m", "ben-m", "m")]
-            await until(lambda: len(house.gateway._calls.open()) == 3 and len(upstream.seen) == 2)
+            await until(lambda: len(house.gateway._calls.open()) == 3 and len(upstream.seen) >= 2)
             gate.open.set()
             assert sorted([(await one)["collapsed"] for one in tasks]) == [False, False, True]
 

@@ -103,7 +103,7 @@ async def test_many_streams_at_once_keep_apart(tmp_path: Path) -> None:
         for name, got in zip(names, replies, strict=True):
             wanted = b"".join(name + part for part in parts)
             assert hashlib.sha256(got.body).digest() == hashlib.sha256(wanted).digest()
-        await until(lambda: len(house.served()) == 20)
+        await until(lambda: len(house.served()) >= 20)
         assert {one.ending for one in house.served()} == {"served"}
         assert house.gateway.calls("fix-it", 1) == (0, 0.0)
 
@@ -254,7 +254,7 @@ async def test_who_hangs_up_ends_the_upstream_call(tmp_path: Path) -> None:
             talk.close()
             await asyncio.wait_for(upstream.seen[number].gone.wait(), 5)
             assert time.monotonic() - began < 0.1
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert [one.ending for one in house.served()] == ["left", "left"]
 
 
@@ -303,7 +303,7 @@ async def test_an_upstream_that_is_not_there_is_worth_another_try(tmp_path: Path
         upstream._server = await asyncio.start_server(upstream._serve, "127.0.0.1", int(url.rpartition(":")[2]))
         assert (await house.reply()).status == 200
         assert "answers again" in house.said("noticed")[1]
-        await until(lambda: len(house.served()) == 3)
+        await until(lambda: len(house.served()) >= 3)
         assert [one.ending for one in house.served()] == ["unreached", "unreached", "served"]
 
 
@@ -327,7 +327,7 @@ async def test_a_stale_connection_is_no_fault(tmp_path: Path) -> None:
         assert (await house.reply(body=b'{"first":0}')).status == 200
         assert (await house.reply(body=b'{"second":0}')).status == 200
         assert [one.connection for one in upstream.seen] == [1, 1, 2]
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
 
 
 @pytest.mark.parametrize(("after_s", "times"), [(0.05, 2), (0.5, 1)])
@@ -364,7 +364,7 @@ async def test_statuses_pass_and_are_counted(tmp_path: Path) -> None:
         again = await house.reply()
         assert (again.status, again.error["type"]) == (429, "rate_limit_error")
         assert len(upstream.seen) == 1, "one agent's refusal is everybody's"
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert 6.0 < house.gateway.conclude("fix-it", 1) <= 7.0, "what its limit waits for"
         assert house.gateway.conclude("fix-it", 1) == 0.0
         counted = [one.event.to_json() for one in house.events if one.event.kind == "calls_counted"]

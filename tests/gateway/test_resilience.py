@@ -127,7 +127,7 @@ async def test_the_first_byte_of_a_probe_closes_it_and_lets_the_others_go_at_onc
         waiting = asyncio.ensure_future(replies(house, 8, first=10))
         await until(lambda: len(upstream.seen) >= 4)
         began = time.monotonic()
-        await until(lambda: len(upstream.seen) == 11)
+        await until(lambda: len(upstream.seen) >= 11)
         assert time.monotonic() - began < 0.2, "no call has ended yet, and none waits for its next look"
         end.set()
         assert {got.status for got in await waiting} == {200}
@@ -142,7 +142,7 @@ async def test_who_is_held_for_too_long_hears_that_it_is_away(tmp_path: Path) ->
         assert "3 times in a row" in got.error["message"]
         assert len(upstream.seen) == 3
         assert (await house.reply(body=body(5, "claude-y"))).status == 500, "a breaker is one model's"
-        await until(lambda: len(house.served()) == 5)
+        await until(lambda: len(house.served()) >= 5)
         assert [one.ending for one in house.served()] == ["served"] * 3 + ["unreached", "served"]
 
 
@@ -282,7 +282,7 @@ async def test_a_call_goes_on_elsewhere_when_its_upstream_fails(tmp_path: Path, 
         for number in range(8):
             assert await house.at(number) == "two"
         assert 0 < len(one.seen) <= 3, "then its breaker is open, and it is not even asked"
-        await until(lambda: len(house.served()) == 8)
+        await until(lambda: len(house.served()) >= 8)
         assert {event.upstream for event in house.served()} == {"two"}
         assert sum(event.tries == 2 for event in house.served()) == len(one.seen)
         moved = await house.gateway.ask(lambda engine: sum(engine.meters.failovers.values()))
@@ -389,7 +389,7 @@ async def test_one_agents_429_holds_everybodys_calls_but_one_probe(tmp_path: Pat
         await until(lambda: at)
         await settled(house, lambda engine: engine.stations[0].limit.closed_until)
         others = asyncio.ensure_future(replies(house, 6, first=10, claim=("other", 1)))
-        await until(lambda: len(at) == 2)
+        await until(lambda: len(at) >= 2)
         assert 0.2 <= at[1] - at[0] < 0.9, "early: before the window is over"
         await asyncio.sleep(0.2)
         assert len(at) == 2
@@ -402,7 +402,7 @@ async def test_one_agents_429_holds_everybodys_calls_but_one_probe(tmp_path: Pat
         assert starts[0] < 0.2, "whoever waited is woken"
         assert starts[-1] > 0.25, "a few at first"
         assert starts == sorted(starts)
-        await until(lambda: len(house.served()) == 7)
+        await until(lambda: len(house.served()) >= 7)
         assert {event.ending for event in house.served()} == {"served"}
 
 
@@ -483,7 +483,7 @@ async def test_a_usage_limit_ends_every_call_at_once_and_tells_the_fleet_when_it
         assert "usage limit" in second.error["message"]
         assert time.monotonic() - began < 2.0
         assert len(upstream.seen) == 1
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert 7190 < house.gateway.conclude("fix-it", 1) <= 7200
         assert 7190 < house.gateway.conclude("other", 1) <= 7200
 
@@ -574,7 +574,7 @@ async def test_the_urgent_go_first_but_nobody_starves(tmp_path: Path, promote_s:
             go.set()
             await asyncio.gather(*sent)
             assert [number_of(one) for one in upstream.seen] == order
-            await until(lambda: len(house.served()) == 5)
+            await until(lambda: len(house.served()) >= 5)
             assert [event.lane for event in house.served()].count("low") == 2
             assert max(event.wait_s for event in house.served()) > 0.1
 
@@ -595,7 +595,7 @@ async def test_who_is_over_the_fleets_share_waits(tmp_path: Path) -> None:
         assert {got.status for got in await replies(house, 53)} == {200}
         assert 0.25 <= time.monotonic() - began < 2.0, "50 of five seconds at once, then ten a second"
         assert len(upstream.seen) == 53
-        await until(lambda: len(house.served()) == 53)
+        await until(lambda: len(house.served()) >= 53)
         assert sum(event.wait_s > 0.05 for event in house.served()) >= 2
 
 
@@ -617,7 +617,7 @@ async def test_who_waits_too_long_at_a_door_is_told_to_come_back(tmp_path: Path)
             assert all(int(one.headers["retry-after"]) >= 1 for one in got)
             go.set()
             assert (await first).status == 200
-            await until(lambda: len(house.served()) == 5)
+            await until(lambda: len(house.served()) >= 5)
             assert sorted(event.ending for event in house.served()) == ["limited"] * 2 + ["served"] + ["shed"] * 2
 
 
@@ -638,7 +638,7 @@ async def test_an_upstream_of_which_nothing_comes_is_left(tmp_path: Path, monkey
             assert (stalled.status, stalled.whole) == (200, False)
             assert time.monotonic() - began < 2.0
             await until(lambda: all(one.gone.is_set() for one in upstream.seen))
-            await until(lambda: len(house.served()) == 2)
+            await until(lambda: len(house.served()) >= 2)
             assert [event.ending for event in house.served()] == ["late", "late"]
             failed = await house.gateway.ask(lambda engine: engine.stations[0].breaker("claude-x").last_failure)
             assert failed, "it speaks against the upstream"
@@ -762,7 +762,7 @@ async def test_who_leaves_frees_whatever_it_had_or_waited_for(tmp_path: Path, wh
             assert min(took) < 0.1
             if where in ("up", "streaming", "at the door"):
                 await until(lambda: all(one.gone.is_set() for one in upstream.seen))
-            await until(lambda: len(house.served()) == 2)
+            await until(lambda: len(house.served()) >= 2)
             assert {event.ending for event in house.served()} == {"left"}
             assert is_empty(await empty(house)), await empty(house)
 
@@ -780,7 +780,7 @@ async def test_a_probe_that_never_went_up_is_given_back(tmp_path: Path) -> None:
     async with housed(tmp_path, script, **more) as (house, upstream):
         assert (await house.reply(body=body())).status == 500
         busy = await house.ask(body=body(1, "claude-y"))
-        await until(lambda: len(upstream.seen) == 2)
+        await until(lambda: len(upstream.seen) >= 2)
         talk = await house.ask(body=body(2))
         await settled(house, lambda engine: sum(engine.inference.waiting) == 1)
         assert sum((await empty(house))["probes"]) == 1

@@ -64,7 +64,7 @@ async def test_two_agents_that_ask_the_same_at_the_same_time_pay_once(tmp_path: 
         assert told["content"] == json.loads(ANSWER)["content"]
         assert told["id"] != "msg_1", "told anew, with an id of its own"
         assert len(upstream.seen) == 1
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         by_task = {event.task: event for event in house.served()}
         paid, spared = by_task["fix-it"], by_task["other"]
         assert (paid.cost_usd, paid.saved_usd, paid.collapsed) == (0.002, 0.0, "")
@@ -119,7 +119,7 @@ async def test_who_came_first_may_leave(tmp_path: Path) -> None:
         assert not upstream.seen[0].gone.is_set()
         go.set()
         assert (await other.reply()).status == 200
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert len(upstream.seen) == 1
         assert [(event.task, event.cost_usd) for event in house.served()] == [("fix-it", 0.0), ("other", 0.002)]
         other.close()
@@ -154,11 +154,11 @@ async def test_the_upstream_is_let_go_when_nobody_is_left(tmp_path: Path) -> Non
     async with shared(tmp_path, script) as (house, upstream):
         one, other = await two(house, upstream)
         one.close()
-        await until(lambda: len(house.served()) == 1)
+        await until(lambda: len(house.served()) >= 1)
         other.close()
         async with asyncio.timeout(1):
             await upstream.seen[0].gone.wait()
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert {event.ending for event in house.served()} == {"left"}
 
 
@@ -178,7 +178,7 @@ async def test_a_client_that_tries_again_joins_its_own_call(tmp_path: Path) -> N
         go.set()
         assert (await again.reply()).body == ANSWER
         assert len(upstream.seen) == 1
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert sorted((event.ending, event.collapsed) for event in house.served()) == [
             ("left", ""),
             ("served", "retry"),
@@ -238,7 +238,7 @@ async def test_who_comes_in_the_middle_of_a_stream_hears_it_from_the_beginning(t
         steps.put_nowait(b"")
         assert await asyncio.gather(*rest) == [b"".join(PIECES[3:])] * 2
         assert len(upstream.seen) == 1
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert {event.task: event.collapsed for event in house.served()} == {"fix-it": "", "other": "raw"}
         one.close()
         other.close()
@@ -267,7 +267,7 @@ async def test_the_first_may_leave_a_stream_that_another_joined_in_its_middle(tm
         for piece in (*PIECES[1:], b""):
             steps.put_nowait(piece)
         assert await rest_of(other) == b"".join(PIECES[1:])
-        await until(lambda: len(house.served()) == 2)
+        await until(lambda: len(house.served()) >= 2)
         assert (house.served()[1].ending, house.served()[1].task) == ("served", "other")
         assert not upstream.seen[0].gone.is_set(), "the upstream's call went on"
         other.close()
@@ -322,7 +322,7 @@ async def test_nobody_joins_an_answer_that_is_too_long_to_be_kept(tmp_path: Path
             steps.put_nowait(piece)
             assert await one.chunk() == piece
         other = await house.ask("/v1/chat/completions", body=CHAT, claim=("other", 1))
-        await until(lambda: len(upstream.seen) == 2)
+        await until(lambda: len(upstream.seen) >= 2)
         for _ in range(2):
             steps.put_nowait(b"")
         assert await rest_of(one) == b""
