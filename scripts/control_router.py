@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.settings import RouterSettings
+from coordinator.domain.control_settings import RouterSettings
 from coordinator.policy.exploration import drawn, with_floor
 from coordinator.policy.rival_routers import policy_named
 from coordinator.policy.routing import Arm, RoutingContext, allowed, net_usd
@@ -329,7 +329,7 @@ def lost(
     """By policy: share of the oracle's net that was lost in all and on day 1, net of day 1, landed per task."""
     world = World(seed, changing=changing, rough=rough, rate=rate, hours=hours)
     oracle = play(world, Oracle(world), seed)
-    found = {"oracle": (0.0, 0.0, oracle.day_usd, oracle.landed / len(world.jobs))}
+    found: dict[str, tuple[float, ...]] = {"oracle": (0.0, 0.0, oracle.day_usd, oracle.landed / len(world.jobs))}
     for name in names:
         if name == "best single arm":
             scores = [play(world, Always(one.name), seed) for n, one in enumerate(world.arms) if n != world.newest]
@@ -369,7 +369,7 @@ def router(_: Path, short: bool) -> Iterator[Row]:
                 played = list(pool.map(work, seeds))
         for name in names:
             week, wide = interval([100 * one[name][0] for one in played])
-            day, _ = interval([100 * one[name][1] for one in played])
+            day, _wide = interval([100 * one[name][1] for one in played])
             what = f"{world}: {name} loses, week / day 1"
             yield what, f"{week:.1f} ±{wide:.1f} / {day:.1f} %", aims.get((world, name), "")
         behind, wide = interval([100 * (one["thompson"][0] - one["linucb"][0]) for one in played])

@@ -131,9 +131,13 @@ class World:
         trouble.since_s = self.at_s
         if trouble.errors < 1:
             return
-        broken = {"cost_usd": 0.0, "ending": "broken", "output_tokens": 0}
         self._due = [
-            (self.at_s + self.chance.uniform(0, 1), order, what, replace(more, **broken))
+            (
+                self.at_s + self.chance.uniform(0, 1),
+                order,
+                what,
+                replace(more, cost_usd=0.0, ending="broken", output_tokens=0),
+            )
             if isinstance(more, RequestServed) and trouble.upstream in ("", more.upstream) and not more.collapsed
             else (at_s, order, what, more)
             for at_s, order, what, more in self._due

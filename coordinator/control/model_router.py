@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from coordinator.domain.control_settings import RouterSettings
     from coordinator.domain.model_choice import ModelQuestion
     from coordinator.domain.price import Price
-    from coordinator.domain.settings import RouterSettings
     from coordinator.kit.clock import Clock
     from coordinator.kit.store import Store
     from coordinator.policy.exploration import Chance

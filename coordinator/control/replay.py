@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from coordinator.domain.settings import RouterSettings
+    from coordinator.domain.control_settings import RouterSettings
     from coordinator.policy.exploration import Chance
     from coordinator.policy.off_policy import PolicyEstimate
     from coordinator.policy.routing import Arm, RoutingContext, RoutingPolicy

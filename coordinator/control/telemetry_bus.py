@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from coordinator.domain.control_settings import ControlSettings
     from coordinator.domain.event import Published
     from coordinator.domain.incident import Incident
-    from coordinator.domain.settings import ControlSettings
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
     from coordinator.kit.store import Store

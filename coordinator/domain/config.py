@@ -11,15 +11,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.card import DRIVERS, PERMISSION_MODES, RoleCard
+from coordinator.domain.control_config import arms_from, control_from, router_from, scale_from
 from coordinator.domain.discovery_config import discovery_from
 from coordinator.domain.errors import BadInput
 from coordinator.domain.price import prices_from
 from coordinator.domain.problem import Problem
 from coordinator.domain.role_route import role_routes_from
-from coordinator.domain.routing_config import arms_from, router_from, scale_from
 from coordinator.domain.settings import (
     OCCASIONS,
-    ControlSettings,
     FleetSettings,
     GateSettings,
     GatewaySettings,
@@ -51,7 +50,6 @@ _BRANCH: Final = re.compile(
     r"(?!-)(?!refs/)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))(?![./])[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
 )
 _FOLDER: Final = re.compile(r"(?!/)(?!\.{1,2}(?:/|$))(?!.*(?:^|/)\.{1,2}(?:/|$))[^\\]*[^/\\]")
-_MEASURED: Final = re.compile(r"attempt_s|call_s|cost_usd|first_token_s|gate_s|token_s")
 _MODEL: Final = re.compile(r"[^\s\"\\]{1,200}")
 _PERSON: Final = re.compile(r"[^<>\n]*[^<>\s][^<>\n]*")
 _URL: Final = re.compile(r"https?://[^\s]+")
@@ -87,26 +85,9 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
     problems: list[Problem] = []
     document = TomlDocument(data, text.removeprefix("\ufeff").replace("\r\n", "\n"), file)
     top = TomlTable(document, data, problems, at=at, name=".".join(at))
-    top.check_keys(
-        {
-            *(
-                "control",
-                "discovery",
-                "fleet",
-                "gate",
-                "gateway",
-                "land",
-                "log",
-                "notify",
-                "paths",
-                "retention",
-                "router",
-            ),
-            *("scale", "traces"),
-        }
-    )
+    top.check_keys(Settings.__dataclass_fields__)
     settings = Settings(
-        control=_control(_table(top, "control", document, problems)),
+        control=control_from(_table(top, "control", document, problems)),
         discovery=discovery_from(_table(top, "discovery", document, problems)),
         fleet=_fleet(_table(top, "fleet", document, problems)),
         gate=_gate(_table(top, "gate", document, problems)),
@@ -127,17 +108,6 @@ def settings_from(data: Mapping[str, Any], text: str, file: str, *, at: tuple[st
 
 def _table(top: TomlTable, key: str, document: TomlDocument, problems: list[Problem]) -> TomlTable:
     return top.table(key) or TomlTable(document, {}, problems)
-
-
-def _control(table: TomlTable) -> ControlSettings:
-    usual = ControlSettings()
-    table.check_keys(ControlSettings.__dataclass_fields__)
-    return ControlSettings(
-        record=table.text("record", usual.record, expected="the path of a file", longest=4096),
-        robust_z=table.texts(
-            "robust_z", usual.robust_z, expected="a metric that is measured, e.g. token_s", pattern=_MEASURED
-        ),
-    )
 
 
 def _fleet(table: TomlTable) -> FleetSettings:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from coordinator.control.telemetry_bus import TelemetryBus
+from coordinator.domain.control_settings import ControlSettings
 from coordinator.domain.errors import BadInput, DaemonUnreachable
-from coordinator.domain.settings import ControlSettings
 from coordinator.policy.telemetry_cell import TelemetryCell
 from tests.api.test_verbs import shown
 from tests.api.test_verbs_gateway import ask

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.control.fleet_size import FleetSizer
+from coordinator.domain.control_settings import ScaleSettings
 from coordinator.domain.event import Noticed
 from coordinator.domain.model_choice import ModelCapacity
-from coordinator.domain.settings import FleetSettings, ScaleSettings, Settings
+from coordinator.domain.settings import FleetSettings, Settings
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
 
@@ -99,4 +100,6 @@ async def test_the_measured_size_of_an_agent_is_what_memory_is_divided_by() -> N
     for _ in range(60):
         await seat.sizer.look()
     (measured,) = (meter for meter in seat.sizer.meters() if meter.name.endswith("agent_memory_bytes"))
-    assert 1499 * MIB < measured.samples[0][1] < 1501 * MIB, "one that has only just started is left out"
+    value = measured.samples[0][1]
+    assert isinstance(value, float)
+    assert 1499 * MIB < value < 1501 * MIB, "one that has only just started is left out"

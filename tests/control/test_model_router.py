@@ -10,10 +10,11 @@ import pytest
 
 from coordinator.control.feedback import FeedbackCollector
 from coordinator.control.model_router import ModelRouter
+from coordinator.domain.control_settings import RouterSettings
 from coordinator.domain.errors import BadInput
 from coordinator.domain.event import AttemptEnded, CallsCounted, FindingsFolded, TaskLanded
 from coordinator.domain.model_choice import ModelQuestion
-from coordinator.domain.settings import GatewaySettings, RouterSettings
+from coordinator.domain.settings import GatewaySettings
 from coordinator.domain.task import Task, TaskState
 from coordinator.fleet.ledger import Ledger
 from coordinator.gateway.quotes import PriceQuotes

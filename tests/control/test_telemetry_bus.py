@@ -11,9 +11,9 @@ import pytest
 from coordinator.control.meters import telemetry_meters
 from coordinator.control.recording import replay
 from coordinator.control.telemetry_bus import TelemetryBus
+from coordinator.domain.control_settings import ControlSettings
 from coordinator.domain.errors import BadInput, DaemonUnreachable
 from coordinator.domain.event import IncidentEnded, IncidentSeen, TaskChanged
-from coordinator.domain.settings import ControlSettings
 from coordinator.kit.bus import Bus
 from coordinator.kit.store import Store
 from coordinator.surface.metrics import exposition

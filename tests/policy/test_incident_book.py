@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from coordinator.domain.incident import Alarm, AlarmLevel, AlarmRecord, AlarmSte
 from coordinator.policy.incident_book import JOIN_S, IncidentBook, likely_cause
 from coordinator.policy.watch import Watch
 from tests.policy.served import served
+
+if TYPE_CHECKING:
+    from coordinator.domain.incident import Incident
 
 
 def alarm(metric: str, step: AlarmStep = AlarmStep.BEGAN, **more: Any) -> Alarm:
@@ -81,7 +84,7 @@ def test_a_change_by_a_person_restarts_what_is_usual_one_by_the_loop_does_not() 
             watch.look(at_s, {})
         watch.take(KnobTurned(author=author, knob="hold_s", new=2.0, old=1.0, reason=""), at_s)
         watch.look(at_s + 5, {})
-        begun = []
+        begun: list[Incident] = []
         for _ in range(10):
             at_s += 5
             watch.take(served(status=500), at_s)

@@ -1,17 +1,18 @@
-"""``[router]`` and ``[scale]`` as a person writes them, turned into ``RouterSettings`` and ``ScaleSettings``."""
+"""``[control]``, ``[router]`` and ``[scale]`` as a person writes them, turned into the settings of these names."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
 
-from coordinator.domain.settings import RouterSettings, ScaleSettings
+from coordinator.domain.control_settings import ControlSettings, RouterSettings, ScaleSettings
 from coordinator.domain.task import TASK_ID
 
 if TYPE_CHECKING:
     from coordinator.domain.toml_table import TomlTable
 
 ARM: Final = re.compile(r"[^\s\"\\]{1,200}( via [^\s\"\\]{1,100})?")
+_MEASURED: Final = re.compile(r"attempt_s|call_s|cost_usd|first_token_s|gate_s|token_s")
 ARM_RULE: Final = 'a model, or "MODEL via UPSTREAM"'
 
 
@@ -22,6 +23,17 @@ def arms_from(table: TomlTable, key: str) -> tuple[str, ...]:
         if arm in arms[:index]:
             table.wrong(key, f'"{arm}" stands twice', "each once", inside=(index,))
     return arms
+
+
+def control_from(table: TomlTable) -> ControlSettings:
+    usual = ControlSettings()
+    table.check_keys(ControlSettings.__dataclass_fields__)
+    return ControlSettings(
+        record=table.text("record", usual.record, expected="the path of a file", longest=4096),
+        robust_z=table.texts(
+            "robust_z", usual.robust_z, expected="a metric that is measured, e.g. token_s", pattern=_MEASURED
+        ),
+    )
 
 
 def router_from(table: TomlTable) -> RouterSettings:
