@@ -42,8 +42,6 @@ _UNPRICED_USD: Final = 1.0
 """A medium attempt with a model that nobody has a price of, where no other is dearer."""
 _USUAL_S: Final = 1080.0
 """An attempt of which nothing is known yet: 18 minutes."""
-_AT_WORK: Final = 4096
-"""Attempts whose choice is kept in memory."""
 _BELIEVED: Final = 10
 """What is usual counts as so many attempts that were seen."""
 _KEPT: Final = 100_000
@@ -72,7 +70,6 @@ class ModelRouter:
         """``barred`` says which models go nowhere just now: breakers stand outside of what is learnt."""
         self._barred = barred
         self._chance = chance
-        self._chosen: dict[tuple[str, int], str] = {}
         self._clock = clock
         self._learned: RoutingPolicy | None = None
         self._prices = prices
@@ -120,21 +117,12 @@ class ModelRouter:
             version=self.policy.seen,
             pinned=len(names) == 1,
         )
-        self._chosen.pop((asked.task.id, asked.generation), None)
         return arm.name
 
     def upstream_of(self, task: str, generation: int) -> str:
-        """The upstream that was chosen for an attempt, empty: any. May be asked from any thread, and is for each call: the store
-        is asked once."""
-        key = task, generation
-        found = self._chosen.get(key)
-        if found is None:
-            rows = self._store.query("decision_of", task=task, generation=generation)
-            found = str(rows[0]["arm"]).partition(VIA)[2] if rows else ""
-            if len(self._chosen) >= _AT_WORK:
-                self._chosen.clear()
-            self._chosen[key] = found
-        return found
+        """The upstream that was chosen for an attempt, empty: any. May be asked from any thread."""
+        rows = self._store.query("decision_of", task=task, generation=generation)
+        return str(rows[0]["arm"]).partition(VIA)[2] if rows else ""
 
     def learn(self, decision: Mapping[str, Any] | sqlite3.Row, landed: bool, times: int = 1) -> None:
         """What became of a decision. A later word that outweighs an earlier one counts several ``times``."""
