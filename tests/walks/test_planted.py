@@ -10,7 +10,9 @@ import pytest
 from coordinator.domain.finding import ScanStatus
 from coordinator.domain.settings import ToolSettings
 from coordinator.domain.task import TaskState
+from tests.checks.crate_registry import advise, crate_registry
 from tests.checks.npm_registry import npm_registry
+from tests.checks.rust_rig import needs, rust
 from tests.checks.vulnerability_service import vulnerability_service
 from tests.improve.rig import git
 from tests.walks.fixture import PLANTED, Fixture, planted, shifted
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+__all__ = ["rust"]
+
+CRITICAL = "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"
 FIXTURES = sorted(path.parent.name for path in PLANTED.glob("*/planted.toml"))
-LEAST = 28
+LEAST = 40
 
 BAD = {
     "jinja2": [("PYSEC-2019-217", ("CVE-2019-10906",), "0", ("2.10.1",)), ("PYSEC-2021-66", (), "0", ("2.11.3",))],
@@ -66,13 +71,24 @@ def fixture(
     request: pytest.FixtureRequest, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fixture]:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    if request.param == "rust":
+        cargo_home = request.getfixturevalue("rust")
+        needs("cargo", "clippy", "--version")
+        needs("cargo-audit", "--version")
     log = tmp_path / "yesterday.sarif"
     log.write_text(json.dumps(REPORT))
-    with vulnerability_service() as service, npm_registry() as registry:
+    database = tmp_path / "database"
+    advise(database, "tally", "RUSTSEC-2021-0001", patched=(">= 1.0.4",), cvss=CRITICAL)
+    advise(database, "ledge", "RUSTSEC-2022-0002", informational="unmaintained")
+    with vulnerability_service() as service, npm_registry() as registry, crate_registry() as crates:
         service.bad = dict(BAD)
+        crates.versions["ledge"] = ("0.3.0",)
+        if request.param == "rust":
+            crates.use(cargo_home)
         tables = (
             ToolSettings(name="pip-audit", arguments=service.arguments),
             ToolSettings(name="npm-audit", arguments=registry.arguments),
+            ToolSettings(name="cargo-audit", arguments=("--db", str(database), "--no-fetch", "--no-yanked")),
             ToolSettings(name="sarif", commands=("python3 lint.py",)),
             ToolSettings(name="sarif-file", files=(str(log),)),
             ToolSettings(name="pytest", env=("PYTEST_DISABLE_PLUGIN_AUTOLOAD",)),
