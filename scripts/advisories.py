@@ -1,8 +1,8 @@
 """A vulnerability service for where the live ones cannot be reached: real advisories, as published, on a port of this machine.
 
-Python's are those of the package ``safety-db`` (pyup.io, CC BY-NC-SA), npm's the table below. It answers as OSV's ``/v1/query``
-and as npm's audit endpoint do, and sends npm's other questions on to the real registry. It knows old advisories alone: no
-substitute for the live services.
+Python's are those of the package ``safety-db`` (pyup.io, CC BY-NC-SA), npm's and Rust's the tables below. It answers as OSV's
+``/v1/query`` and as npm's audit endpoint do, and sends npm's other questions on to the real registry; Rust's are written to a
+folder, as the RustSec database is one. It knows old advisories alone: no substitute for the live services.
 """
 
 from __future__ import annotations
@@ -34,12 +34,36 @@ NPM_ADVISORIES = (
     ("semver", "<5.7.2", "GHSA-c2qf-rxjj-qqgw", "high", "Regular expression denial of service"),
     ("tough-cookie", "<4.1.3", "GHSA-72xf-g2v4-qvf3", "moderate", "Prototype pollution"),
 )
+CRATE_ADVISORIES = (
+    ("ansi_term", "RUSTSEC-2021-0139", (), "unmaintained", "ansi_term is Unmaintained"),
+    ("atty", "RUSTSEC-2021-0145", (), "unsound", "Potential unaligned read"),
+    ("crossbeam-utils", "RUSTSEC-2022-0041", (">= 0.8.7",), "", "Unsound arithmetics of AtomicCell<*64> on 32-bit targets"),
+    ("nix", "RUSTSEC-2021-0119", ("^0.20.2", "^0.21.2", "^0.22.2", ">= 0.23.0"), "", "Out-of-bounds write in getgrouplist"),
+    ("regex", "RUSTSEC-2022-0013", (">= 1.5.5",), "", "Large repetitions on empty sub-expressions take very long to parse"),
+    ("remove_dir_all", "RUSTSEC-2023-0018", (">= 0.8.0",), "", "Race condition that lets links be followed"),
+    ("tempdir", "RUSTSEC-2018-0017", (), "unmaintained", "`tempdir` crate has been deprecated; use `tempfile` instead"),
+    ("thread_local", "RUSTSEC-2022-0006", (">= 1.1.4",), "", "Data race in `Iter` and `IterMut`"),
+)  # fmt: skip
 _NPM = "https://registry.npmjs.org"
 
 
+def write_crate_advisories(folder: Path) -> None:
+    """As RustSec's own repository has them."""
+    for package, number, patched, informational, title in CRATE_ADVISORIES:
+        told = {"id": number, "package": package, "date": f"{number[8:12]}-01-01"}
+        told |= {"informational": informational} if informational else {}
+        head = "".join(f"{key} = {json.dumps(value)}\n" for key, value in told.items())
+        file = folder / "crates" / package / f"{number}.md"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"```toml\n[advisory]\n{head}\n[versions]\npatched = {json.dumps(patched)}\n```\n\n# {title}\n")
+
+
 class AdvisoryService(ThreadingHTTPServer):
-    def __init__(self, database: Path) -> None:
+    """``crates`` is where ``write_crate_advisories`` wrote."""
+
+    def __init__(self, database: Path, crates: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._crates = crates
         told = json.loads(database.read_text(encoding="utf-8"))
         self._python = {canonicalize_name(name): items for name, items in told.items() if name != "$meta"}
 
@@ -48,7 +72,8 @@ class AdvisoryService(ThreadingHTTPServer):
         """For ``coordinator.toml``: whom the auditors are to ask."""
         osv = ["-s", "osv", "--osv-url", f"http://127.0.0.1:{self.server_port}/v1/query"]
         npm = ["--registry", f"http://127.0.0.1:{self.server_port}/"]
-        tables = (("pip-audit", osv), ("npm-audit", npm))
+        cargo = ["--db", str(self._crates), "--no-fetch", "--no-yanked"]
+        tables = (("cargo-audit", cargo), ("pip-audit", osv), ("npm-audit", npm))
         return "".join(f'[[discovery.tool]]\nname = "{name}"\narguments = {json.dumps(to)}\n\n' for name, to in tables)
 
     def of_python(self, package: str, version: str) -> dict[str, Any]:
@@ -115,8 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def advisory_service(database: Path) -> Iterator[AdvisoryService]:
-    server = AdvisoryService(database)
+def advisory_service(database: Path, crates: Path) -> Iterator[AdvisoryService]:
+    """``database`` is a file of ``safety-db``; ``crates`` a folder that is written."""
+    write_crate_advisories(crates)
+    server = AdvisoryService(database, crates)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
