@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import psutil
+from filelock import FileLock
 
 from scripts.bench_rig import TOP
 
@@ -221,7 +222,16 @@ def await_rest(process: psutil.Process, most_s: float = 5.0) -> None:
 
 
 def make_venv(folder: Path, *requirements: str, env: Mapping[str, str] | None = None) -> None:
-    """An environment of its own in ``folder``; nothing happens when it holds just that. Raises ``NotMeasured``."""
+    """An environment of its own in ``folder``; nothing happens when it holds just that. Raises ``NotMeasured``.
+
+    Several may ask for it at once: one makes it, the others wait.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock", timeout=900):
+        _fill_venv(folder, requirements, env)
+
+
+def _fill_venv(folder: Path, requirements: Sequence[str], env: Mapping[str, str] | None) -> None:
     stamp = folder / "installed"
     wanted = "\n".join([sys.version, *requirements])
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:

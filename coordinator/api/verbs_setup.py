@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.api.verb import NoArguments, Reach, Reply, Verb
 from coordinator.api.view import BAD, DIM, GOOD, STRONG, WARN, Line, line, span, wrap
-from coordinator.domain import settings as settings_module
 from coordinator.domain.settings import NotifyHook, Settings
 from coordinator.kit import files
 
@@ -109,7 +108,7 @@ def _toml(value: Any) -> str:
 
 def field_notes(kind: type[Any]) -> dict[str, str]:
     """The docstring below each field, from the source: the one place where a setting is described."""
-    tree = ast.parse(source_of.getsource(settings_module))
+    tree = ast.parse(source_of.getsource(sys.modules[kind.__module__]))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
     notes = {}
     for field_node, note in itertools.pairwise(body):

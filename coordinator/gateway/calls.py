@@ -96,6 +96,7 @@ class Call:
         "usage",
         "wait_s",
         "who",
+        "whole",
     )
 
     def __init__(self, claim: Claim, who: Claimant, dialect: Dialect, path: str, began: float) -> None:
@@ -133,6 +134,7 @@ class Call:
         self.usage = NO_USAGE
         self.wait_s = 0.0
         self.who = who
+        self.whole = False  # the answer's own end was passed on
 
     def cut(self, ending: CallEnding) -> None:
         """End it at once, on the gateway's loop; the first reason counts. For endings that are this caller's own: others may

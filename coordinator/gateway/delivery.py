@@ -203,9 +203,10 @@ class RelayDelivery(Delivery):
         call = self._call
         if call.stream:
             call.between_events = self.stopped or reader.between_events
+        call.whole = reader.finished
         reader.end()
         usage = reader.usage
-        self._call.answer_model = reader.model
+        call.answer_model = reader.model
         if reader.estimated:
             call.estimated = True
             if not usage.prompt_tokens:

@@ -154,7 +154,7 @@ class Relay:
             call.ending = CallEnding.BROKEN
             exchange.cut()
         except ConnectionError as error:
-            call.ending = CallEnding.STALLED if isinstance(error, CallerStalled) else CallEnding.LEFT
+            call.ending = CallEnding.STALLED if isinstance(error, CallerStalled) else _left(call)
             exchange.cut()
         except asyncio.CancelledError:
             if call.over:
@@ -276,7 +276,7 @@ class Relay:
         """It was ended from outside, or its client hung up. Who has no answer yet gets one; who has half of one sees it break
         off, and hears why where that is its budget's end."""
         if call.cut_for is None:
-            call.ending = CallEnding.LEFT
+            call.ending = _left(call)
             exchange.cut()
             return
         if exchange.started and call.cut_for is not CallEnding.BUDGET:
@@ -284,6 +284,11 @@ class Relay:
         else:
             self._deny(exchange, call, why_cut(call))
         call.ending = call.cut_for
+
+
+def _left(call: Call) -> CallEnding:
+    """Its client hung up: with all that it wanted, if it did not wait for the last bytes behind the answer's own end."""
+    return CallEnding.SERVED if call.whole and not call.over else CallEnding.LEFT
 
 
 def alias_of(asked: str, meant: str) -> bytes:

@@ -24,7 +24,6 @@ _READ_BYTES: Final = 4096
 """Of it, looked at: names of limits and pauses stand in the first kilobyte."""
 _CODING: Final = b"content-encoding"
 _MESSAGE: Final = re.compile(rb'"message"\s*:\s*("(?:[^"\\]|\\.)*")')
-_PAUSES: Final = frozenset({b"retry-after", b"retry-after-ms"})
 _SHOULD_RETRY: Final = b"x-should-retry"
 
 
@@ -49,14 +48,12 @@ def said_within(upstream: Upstream, event: bytes) -> str:
 
 
 def told_pause(headers: RawHeaders, after_s: float, *, final: bool) -> RawHeaders:
-    """The fields with a pause that the caller's client keeps to. One that is longer it does not bear: it would take a short one
-    of its own. ``final``: it is to stop."""
-    if final:
-        return (*(pair for pair in headers if pair[0].lower() != _SHOULD_RETRY), (_SHOULD_RETRY, b"false"))
-    if after_s <= LONGEST_WAIT_S:
+    """The fields, with one that stops the caller's client where trying again is of no use: ``final``, or the pause is longer than
+    clients bear. Told of such a pause alone, some take a short one of their own; and an agent that ends now is free for other
+    work until the limit is over."""
+    if not final and after_s <= LONGEST_WAIT_S:
         return headers
-    kept = tuple(pair for pair in headers if pair[0].lower() not in _PAUSES)
-    return (*kept, (b"retry-after", b"%d" % LONGEST_WAIT_S))
+    return (*(pair for pair in headers if pair[0].lower() != _SHOULD_RETRY), (_SHOULD_RETRY, b"false"))
 
 
 def refuses_key(status: int, said: str) -> bool:

@@ -69,6 +69,13 @@ class Way:
         assert set(told["error"]) >= ({"type", "message"} if self.anthropic else {"type", "message", "param", "code"})
         return told["error"]["type"], told["error"]["message"]
 
+    @property
+    def last(self) -> bytes:
+        """What stands in the last event of a whole stream and in none before."""
+        if self.anthropic:
+            return b"event: message_stop"
+        return b"event: response.completed" if self.path.endswith("/responses") else b"data: [DONE]"
+
     def broken_off(self, said: bytes) -> bool:
         """Whether the last event is an error in this client's protocol."""
         event = said.rstrip(b"\n").rpartition(b"\n\n")[2]
@@ -709,6 +716,24 @@ async def test_a_reader_that_is_gone(tmp_path: Path, when: str) -> None:
                 took.append(await once(way))
             assert took[-1] <= FREED_S, (way, took)
         assert {ending for ending, _ in (await at.told(calls)).values()} == {"left"}
+
+
+async def test_a_reader_that_is_gone_behind_the_answers_own_end(tmp_path: Path) -> None:
+    """It has all, as clients do that do not wait for what frames the stream."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(SSE)
+        await exchange.chunk(b"".join(streamed(exchange.target, SAY, 1)))
+        await exchange.gone.wait()
+
+    async with matrix(tmp_path, script) as at:
+        for calls, way in enumerate(WAYS):
+            talk = await at.house.ask(way.path, way.body(True))
+            await talk.reader.readuntil(way.last)
+            await talk.reader.readuntil(b"\n\n")
+            talk.close()
+            await asyncio.wait_for(at.upstream.seen[calls].gone.wait(), 5)
+        assert {ending for ending, _ in (await at.told()).values()} == {"served"}
 
 
 # -- upstreams that cannot be reached ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from scripts import bench_figures, bench_gateway, bench_primitives
 from scripts.bench_load import NotMeasured, Rig, rig
 from scripts.bench_peers import ANTHROPIC, DIRECT, OPENAI, OURS, PEERS, filled
 from tests.house.source import TOP
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,8 +138,8 @@ def test_nothing_outlives_it(sign: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("round 1")
+        wait_until(lambda: len(descendants(marker)) >= 3, what="itself, the janitor, the upstream")
         mine = descendants(marker)
-        assert len(mine) >= 3, "itself, the janitor, the upstream"
         process.send_signal(sign)
         process.wait(timeout=20)
         _, alive = psutil.wait_procs([one for one in mine if one.pid != process.pid], timeout=10)
