@@ -168,6 +168,11 @@ def _folded(event: happened.FindingsFolded) -> Phrase:
     )
 
 
+def _looking(event: happened.ScanTakesLong) -> Phrase:
+    text = f"{event.tool} has been at it for {duration(event.so_far_s)}; a first look may take minutes"
+    return Phrase("scan", text)
+
+
 def _judged(event: happened.FindingsJudged) -> Phrase:
     why = f": {event.reason}" if event.reason else ""
     return Phrase("findings", f"{plural(event.count, 'finding')} {event.verdict}{why}", logging.INFO)
@@ -297,6 +302,7 @@ _TELLERS: Mapping[type[Event], Callable[..., Phrase]] = {
     happened.DaemonReloading: _reloading,
     happened.DaemonStopped: _stopped,
     happened.FindingsFolded: _folded,
+    happened.ScanTakesLong: _looking,
     happened.FindingsJudged: _judged,
     happened.FleetIdle: _idle,
     happened.GateBroke: _gate_broke,

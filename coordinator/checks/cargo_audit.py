@@ -36,8 +36,8 @@ from coordinator.checks.cargo_versions import (
     next_patched,
     read_lock,
 )
+from coordinator.checks.cvss_score import base_score
 from coordinator.checks.tool import last_line
-from coordinator.domain.cvss import base_score
 from coordinator.domain.errors import ToolFailed
 from coordinator.domain.finding import (
     Finding,

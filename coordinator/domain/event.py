@@ -163,6 +163,14 @@ class FindingsFolded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScanTakesLong(Event):
+    """A tool has been looking for ``so_far_s`` and has not answered: told once for each look, as a sign of life."""
+
+    so_far_s: float
+    tool: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FindingsJudged(Event):
     """A person said of ``count`` findings that they are none, or that they are to be worked on after all: ``verdict`` is
     ``dismissed`` or ``reopened``. ``findings`` are the fingerprints of the first hundred.

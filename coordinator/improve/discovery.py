@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.adapter import glob_matcher
 from coordinator.checks.adapters import ADAPTERS, chosen
-from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, TaskChanged, TaskLanded
+from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, ScanTakesLong, TaskChanged, TaskLanded
 from coordinator.domain.finding import HOUSED, FindingState, ScanStatus
 from coordinator.domain.task import SETTLED, TaskState
 from coordinator.improve.folding import FoldReport, fold_look
@@ -82,7 +82,7 @@ class Discovery:
         self._settings = settings.discovery
         self._register = FindingRegister(store)
         self._placer = TaskPlacer(layout.repository / settings.paths.tasks, self._register, settings.discovery)
-        self._scanner = Scanner(git, settings, layout, target=target)
+        self._scanner = Scanner(git, settings, layout, self._tell_slow, target=target)
         self._bus = bus
         self._clock = clock
         self._tools = tuple(adapter.name for adapter in chosen(settings.discovery))
@@ -364,6 +364,9 @@ class Discovery:
         self._unnoticed |= dict.fromkeys(written, deadline)
         new, gone = list(written.values()), list(removed.values())
         return [replace(one, queued=new.count(one.tool), removed=gone.count(one.tool)) for one in reports]
+
+    def _tell_slow(self, tool: str, so_far_s: float) -> None:
+        self._bus.publish(ScanTakesLong(so_far_s=so_far_s, tool=tool))
 
     def _tell(self, report: FoldReport) -> None:
         if report.status is ScanStatus.UNCALLED and not report.closed:

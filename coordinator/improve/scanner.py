@@ -23,7 +23,7 @@ from coordinator.domain.errors import ToolFailed
 from coordinator.domain.finding import REPORTING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
     from coordinator.checks.adapter import ToolAdapter
     from coordinator.checks.locate import Located
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from coordinator.improve.register import ScanFact
     from coordinator.kit.git import Git
     from coordinator.sdk.layout import Layout
+
+SIGN_OF_LIFE_S: Final = 5.0
+"""After so long a look is said to be under way."""
 
 _FORMAT: Final = 1
 """Raised when a finding of the same tree would now be told otherwise."""
@@ -65,15 +68,19 @@ class ScanQuestion:
 
 
 class Scanner:
-    """One scan at a time; ``looks``, closed, leaves nothing behind but each tool's cache."""
+    """One scan at a time; ``looks``, closed, leaves nothing behind but each tool's cache. ``tell_slow`` is called with a tool
+    that takes its time, and how long (s) it took so far."""
 
-    def __init__(self, git: Git, settings: Settings, layout: Layout, *, target: str) -> None:
+    def __init__(
+        self, git: Git, settings: Settings, layout: Layout, tell_slow: Callable[[str, float], None], *, target: str
+    ) -> None:
         self._git = git
         self._settings = settings
         self._checkout = layout.repository
         self._scratch = layout.state / "scan"
         self._caches = layout.state / "scan-cache"
         self._target = target
+        self._tell_slow = tell_slow
 
     async def looks(self, question: ScanQuestion) -> AsyncGenerator[tuple[str, Look]]:
         """The commit that is looked at (empty: there is none) with each tool's part, in order, as soon as it has answered."""
@@ -113,16 +120,20 @@ class Scanner:
         if not tree.exists():
             await asyncio.to_thread(self._clear_scratch, make=True)
             await self._git.export_tree(commit, tree)
-        report = await ask(
-            adapter,
-            TreeFiles(names=files, root=tree),
-            located,
-            settings,
-            around,
-            cache=self._caches / adapter.name,
-            named=adapter.name in settings.tools,
-            scratch=self._scratch / adapter.name,
-        )
+        slow = asyncio.get_running_loop().call_later(SIGN_OF_LIFE_S, self._tell_slow, adapter.name, SIGN_OF_LIFE_S)
+        try:
+            report = await ask(
+                adapter,
+                TreeFiles(names=files, root=tree),
+                located,
+                settings,
+                around,
+                cache=self._caches / adapter.name,
+                named=adapter.name in settings.tools,
+                scratch=self._scratch / adapter.name,
+            )
+        finally:
+            slow.cancel()
         renames = await self._renames(fact, commit) if report.status in REPORTING else {}
         return Look(adapter=adapter, inputs=inputs, remedy=located.remedy, renames=renames, report=report)
 

@@ -18,6 +18,7 @@ DOORS: dict[str, str] = {
     "backports": "coordinator/gateway/codings.py",
     "brotli": "coordinator/gateway/codings.py",
     "cachebox": "coordinator/gateway/response_cache.py",
+    "cvss": "coordinator/checks/cvss_score.py",
     "filelock": "coordinator/kit/lock.py",
     "git": "coordinator/kit/git",
     "httptools": "coordinator/kit/wire.py",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from coordinator.api.phrase import phrase
 from coordinator.checks.adapters import ADAPTERS
 from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
-from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, TaskChanged, TaskLanded
+from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, ScanTakesLong, TaskChanged, TaskLanded
 from coordinator.domain.finding import ScanReport, ScanStatus
 from coordinator.domain.settings import ToolSettings
 from coordinator.domain.task import TaskState
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from coordinator.checks.adapter import ScanOrder
+    from coordinator.domain.event import Event
 
 
 @pytest.fixture
@@ -630,6 +632,34 @@ async def test_a_slow_tool_keeps_nobody_s_tasks_waiting(repository: Path, monkey
     go_on.set()
     assert [(report.tool, report.queued) for report in await scan] == [("ruff", 3), ("ruff-format", 1)]
     assert not (rig.layout.state / "scan").exists()
+
+
+async def test_a_tool_that_takes_long_gives_a_sign_of_life(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.improve.scanner.SIGN_OF_LIFE_S", 0.05)
+    commit(repository, {**FAULTS, "pyproject.toml": "[tool.ruff.format]\n"})
+    rig, real, told = Rig(repository), RuffFormat.scan, asyncio.Event()
+    tell = rig.bus.publish
+
+    def hear(event: Event) -> object:
+        if isinstance(event, ScanTakesLong) and event.tool == "ruff-format":
+            told.set()
+        return tell(event)
+
+    async def slow(adapter: RuffFormat, order: ScanOrder) -> ScanReport:
+        await asyncio.wait_for(told.wait(), 10)
+        return await real(adapter, order)
+
+    monkeypatch.setattr(RuffFormat, "scan", slow)
+    monkeypatch.setattr(rig.bus, "publish", hear)
+    await rig.discovery.scan(write=True)
+    said = [event for event in rig.events if isinstance(event, ScanTakesLong) and event.tool == "ruff-format"]
+    assert [phrase(event).text for event in said] == [
+        "ruff-format has been at it for 0.1 s; a first look may take minutes"
+    ]
+    before = len(rig.events)
+    monkeypatch.undo()
+    await rig.discovery.scan(fresh=True, write=True)
+    assert not [event for event in rig.events[before:] if isinstance(event, ScanTakesLong)]
 
 
 async def test_a_tree_that_cannot_be_made_breaks_those_that_were_not_asked_yet(
