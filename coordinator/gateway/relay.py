@@ -175,6 +175,7 @@ class Relay:
 
     def _end(self, call: Call, exchange: Exchange) -> None:
         """Tell of it, once."""
+        exchange.on_gone = None  # else the two hold each other, and the body, until the collector looks for circles
         if not call.over:
             call.bytes_down = exchange.sent_bytes
             self._calls.end(call)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import hashlib
 import logging
 import os
 import socket
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from coordinator.gateway import engine, relay
+from coordinator.gateway.calls import Call
+from coordinator.gateway.deduplicator import Asked
+from coordinator.gateway.delivery import RelayDelivery
+from coordinator.gateway.question import Question
+from coordinator.kit.wire_exchange import Exchange as WireExchange
 from coordinator.kit.wire_server import WireServer
 from tests.gateway.rig import PROVIDER_KEY, SSE, Exchange, House, Upstream, hello, housed, until
 
@@ -461,3 +468,34 @@ async def test_nothing_else_is_reached(tmp_path: Path) -> None:
             assert (await house.reply(target=target)).status in (400, 404), target
         assert upstream.seen == []
         assert house.served() == []
+
+
+@pytest.mark.parametrize("dedup", ["strict", "off"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_leaves_nothing_for_the_collector(tmp_path: Path, dedup: str, *, stream: bool) -> None:
+    """Else 150 KB of each stay until it looks for circles, thousands of calls later."""
+
+    async def script(exchange: Exchange) -> None:
+        if stream:
+            await exchange.send(SSE)
+            await exchange.chunk(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+            await exchange.chunk(b"")
+        else:
+            await hello(exchange)
+
+    body = b'{"model":"claude-x","max_tokens":9,"stream":%s,"messages":[]}' % (b"true" if stream else b"false")
+    async with housed(tmp_path, script, dedup=dedup) as (house, _):
+        assert (await house.reply(body=body)).status == 200
+        await until(lambda: len(house.served()) == 1)
+        gc.collect()
+        gc.disable()
+        try:
+            before = Counter(type(one) for one in gc.get_objects())
+            for _ in range(5):
+                assert (await house.reply(body=body)).status == 200
+            await until(lambda: len(house.served()) == 6)
+            left = Counter(type(one) for one in gc.get_objects()) - before
+        finally:
+            gc.enable()
+        kept = {kind.__name__: left[kind] for kind in (Asked, Call, Question, RelayDelivery, WireExchange)}
+        assert not any(kept.values()), kept
