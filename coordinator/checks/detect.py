@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
@@ -95,10 +95,11 @@ class _Interpreter:
         return " ".join([file_identity(self.path), *(file_identity(folder) for folder in site_folders(self.path))])
 
 
-def detect(tree: Path, checkout: Path, gate: GateSettings) -> GatePlan:
-    """The plan for ``tree``. ``checkout`` is the user's own folder, where the project's environment is looked for."""
+def detect(tree: Path, checkout: Path, gate: GateSettings, packages: Path | None = None) -> GatePlan:
+    """The plan for ``tree``. ``checkout`` is the user's own folder, where the project's environment is looked for; ``packages``
+    go before what is installed there."""
     python = _interpreter(checkout, gate)
-    surroundings = _surroundings(checkout, gate, python)
+    surroundings = replace(_surroundings(checkout, gate, python), packages=packages)
     inroads = surroundings.inroads
     if gate.commands:
         identity = f"{python.identity} {','.join(sorted(gate.env))}{inroads.identity}"

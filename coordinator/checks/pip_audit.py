@@ -350,6 +350,7 @@ def _finding(
         package=package,
         places=(place,),
         rule=advisory.id,
+        scope="",  # one move for the whole repository: between two the tree might not be installable
         severity=Severity.HIGH,
         suggestion=_suggestion(demand, package, mended, direct=direct),
         tool=PipAudit.name,

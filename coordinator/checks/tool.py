@@ -55,7 +55,8 @@ class Surroundings:
     """What every check of one gate runs in: its limits, and ``first``, the folders of programs found before others.
 
     ``inroads`` are where the project's environment leads into ``checkout``, the user's own folder. ``python`` is its
-    interpreter, or ours for want of one; ``identity`` changes with it and with what is installed for it.
+    interpreter, or ours for want of one; ``identity`` changes with it and with what is installed for it. ``packages`` is a
+    folder of Python packages that go before the installed ones.
     """
 
     checkout: Path | None = None
@@ -63,11 +64,15 @@ class Surroundings:
     gate: GateSettings
     identity: str = ""
     inroads: Inroads = field(default_factory=Inroads)
+    packages: Path | None = None
     python: Path = Path(sys.executable)
 
     def environment(self, tree: Path, scratch: Path) -> dict[str, str]:
         before = self.inroads.in_tree(tree, scratch)
-        return tool_environment(tree, scratch=scratch, let_through=self.gate.env, first=self.first, before=before)
+        env = tool_environment(tree, scratch=scratch, let_through=self.gate.env, first=self.first, before=before)
+        if self.packages is not None:
+            env["PYTHONPATH"] += f"{os.pathsep}{self.packages}"
+        return env
 
     def limits(self) -> Limits:
         from coordinator.kit.process import Limits  # keeps psutil off the start path

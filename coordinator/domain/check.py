@@ -57,6 +57,10 @@ class CheckOutcome:
         return replace(self, broken_by=BrokenBy.TREE, none_ran="", reason=reason, status=CheckStatus.BROKEN)
 
 
+def passed(check: str) -> CheckOutcome:
+    return CheckOutcome(check=check, status=CheckStatus.PASSED)
+
+
 class VerdictKind(enum.StrEnum):
     BROKEN = "broken"
     FAILED = "failed"

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
-import os
-import shutil
 import sqlite3
 import tempfile
 from dataclasses import replace
@@ -20,20 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.detect import Check, GatePlan, detect
+from coordinator.checks.moved_packages import MovedPackages, install, moved_between, requirement_files
 from coordinator.checks.pytest import NOTHING_COLLECTED
 from coordinator.checks.shell import run_command
 from coordinator.checks.tool import temporary_folder
-from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind
+from coordinator.domain.check import BrokenBy, CheckOutcome, CheckStatus, Unavailable, Verdict, VerdictKind, passed
 from coordinator.domain.errors import BadRepository, CoordinatorError
 from coordinator.domain.event import GateJudged
 from coordinator.fleet.admission import short_of_disk
 from coordinator.fleet.baselines import Baselines
+from coordinator.fleet.judged_trees import JudgedTrees
+from coordinator.fleet.workspace import remove_tree
 from coordinator.kit import process
-from coordinator.policy.verdict import Accepted, Pair, confirmed, failed_twice, is_clean, judge, without_tests
+from coordinator.policy.verdict import Accepted, Pair, confirmed, failed_twice, is_clean, judge, refusal, without_tests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+    from coordinator.checks.tool import Surroundings
     from coordinator.domain.settings import Settings
     from coordinator.domain.task import Task
     from coordinator.kit.bus import Bus
@@ -51,39 +52,6 @@ _SMALL_SHARE: Final = 0.1
 _SWEEP_GRACE_S: Final = 1.0
 UNTESTED_FACT: Final = "gate:untested"
 """Fact: which of the project's tests could not be run when the gate last judged, and why."""
-
-
-class _Trees:
-    """Clean clones for one judgement, each made when first asked for, all below one folder that goes away with it."""
-
-    def __init__(self, git: Git, folder: Path, *, target: str, merged: str) -> None:
-        self._commits = {"target": target, "merged": merged}
-        self._counter = itertools.count(1)
-        self._folder = folder
-        self._git = git
-        self._made: dict[str, Path] = {}
-
-    async def target(self) -> Path:
-        return await self._get("target")
-
-    async def merged(self) -> Path:
-        return await self._get("merged")
-
-    def forget(self) -> None:
-        """What ran in the trees may have changed them: the next who asks gets new ones."""
-        self._made.clear()
-
-    def scratch(self) -> Path:
-        folder = self._folder / f"run-{next(self._counter)}"
-        folder.mkdir()
-        return folder
-
-    async def _get(self, which: str) -> Path:
-        if which not in self._made:
-            path = self._folder / f"{which}-{next(self._counter)}"
-            await self._git.export_tree(self._commits[which], path)
-            self._made[which] = path
-        return self._made[which]
 
 
 class Gate:
@@ -149,28 +117,31 @@ class Gate:
         await asyncio.to_thread(remove_tree, self._folder)
 
     @contextlib.asynccontextmanager
-    async def _trees(self, target: str, merged: str) -> AsyncIterator[_Trees]:
+    async def _trees(self, target: str, merged: str) -> AsyncIterator[JudgedTrees]:
         self._folder.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self._folder, prefix="judge-"))
         try:
-            yield _Trees(self._git, folder, target=target, merged=merged)
+            yield JudgedTrees(self._git, folder, target=target, merged=merged)
         finally:
             await asyncio.to_thread(remove_tree, folder)
 
-    async def _judge(self, trees: _Trees, target: str, merged: str, tasks: Sequence[Task]) -> Verdict:
+    async def _judge(self, trees: JudgedTrees, target: str, merged: str, tasks: Sequence[Task]) -> Verdict:
         target_tree, merged_tree = await self._git.tree_of(target), await self._git.tree_of(merged)
         new_plan = await self._detect(await trees.merged())
         old_plan = await self._plan_of_target(trees, target_tree, new_plan)
         self._remember_plan(target_tree, old_plan)
-        accepts = await self._accepts(trees, new_plan, tasks)
+        changes = await self._git.changes(target, merged)
+        moved = await self._moved(trees, [change.path for change in changes], new_plan)
+        if moved.refused is not None:
+            return refusal(moved.refused)
+        accepts = await self._accepts(trees, replace(new_plan.surroundings, packages=moved.folder), tasks)
         if any(accepted.outcome.status is not CheckStatus.PASSED for accepted in accepts):
             return judge((), accepts)
         if accepts:
             trees.forget()
-        changes = await self._git.changes(target, merged)
         renamed = {change.old_path: change.path for change in changes if change.status == "R"}
         known = {check.key for check in old_plan.checks}
-        new: list[Unavailable] = []
+        new = [*moved.unproven(tested=new_plan.has_tests)]
         pairs = [(check, await self._compare(check, trees, target_tree, renamed, new)) for check in old_plan.checks]
         new_checks = [check for check in new_plan.checks if check.key not in known]
         pairs += [(check, await self._first_time(check, trees, new)) for check in new_checks]
@@ -182,13 +153,29 @@ class Gate:
         self._leave_word(untested)
         if verdict.kind is VerdictKind.PASSED:
             self._remember_plan(merged_tree, new_plan)
-            for check, pair in weighed:
+            for check, pair in weighed if moved.folder is None else ():  # else later ones meet other packages
                 self._baselines.remember(merged_tree, check, pair.merged)
         roles = {task.id: task.role or self._default_role for task in tasks}
         return without_tests(verdict, untested, roles, land=self._settings.untested == "land")
 
+    async def _moved(self, trees: JudgedTrees, paths: Sequence[str], plan: GatePlan) -> MovedPackages:
+        """The Python packages that the change asks for, which its checks are to be run with."""
+        names = requirement_files(paths)
+        if not names:
+            return MovedPackages()
+        target, merged = await trees.target(), await trees.merged()
+        before, after = await asyncio.to_thread(moved_between, names, target, merged)
+        if not after:
+            return MovedPackages()
+        with self._at("pip install"):
+            moved = await install(before, after, plan.surroundings, trees.scratch())
+        if moved.folder is not None:
+            checks = (await self._detect(merged, moved.folder)).checks
+            trees.instead = {check.name: check for check in checks}
+        return moved
+
     async def _compare(
-        self, check: Check, trees: _Trees, target_tree: str, renamed: Mapping[str, str], missing: list[Unavailable]
+        self, check: Check, trees: JudgedTrees, target_tree: str, renamed: Mapping[str, str], missing: list[Unavailable]
     ) -> Pair | None:
         """One check on both trees; what speaks against the change is looked at twice. None when it was set aside."""
         if self._is_aside(check):
@@ -214,7 +201,7 @@ class Gate:
         self,
         pair: Pair,
         check: Check,
-        trees: _Trees,
+        trees: JudgedTrees,
         target_tree: str,
         renamed: Mapping[str, str],
         *,
@@ -233,14 +220,14 @@ class Gate:
             trees.forget()
         return pair
 
-    async def _confirmed(self, pair: Pair, check: Check, trees: _Trees, renamed: Mapping[str, str]) -> Pair:
+    async def _confirmed(self, pair: Pair, check: Check, trees: JudgedTrees, renamed: Mapping[str, str]) -> Pair:
         trees.forget()
         if pair.merged.broken_by is not BrokenBy.TIME:
             pair = confirmed(pair, await self._run(check, trees, await trees.merged()), renamed)
         trees.forget()
         return pair
 
-    async def _first_time(self, check: Check, trees: _Trees, missing: list[Unavailable]) -> Pair | None:
+    async def _first_time(self, check: Check, trees: JudgedTrees, missing: list[Unavailable]) -> Pair | None:
         """A check that the change itself brings in (a project's first tests): there is no target to compare with."""
         if self._is_aside(check):
             return None
@@ -250,13 +237,9 @@ class Gate:
         if merged.status is CheckStatus.BROKEN and not check.required and merged.broken_by is not BrokenBy.MOMENT:
             missing.append(_unavailable(check, merged))  # of this tree, which says nothing about others
             return None
-        return Pair(
-            baseline=CheckOutcome(check=check.name, status=CheckStatus.PASSED),
-            merged=merged,
-            limit_s=self._settings.timeout_s,
-        )
+        return Pair(baseline=passed(check.name), merged=merged, limit_s=self._settings.timeout_s)
 
-    async def _baseline(self, check: Check, trees: _Trees, target_tree: str) -> CheckOutcome:
+    async def _baseline(self, check: Check, trees: JudgedTrees, target_tree: str) -> CheckOutcome:
         """What the target says now. What fails there excuses a change, so it has to fail twice, once on another day."""
         outcome = await self._run(check, trees, await trees.target())
         if outcome.ran.status is CheckStatus.FAILED and not self._baselines.expects(target_tree, check, outcome):
@@ -264,16 +247,16 @@ class Gate:
             outcome = failed_twice(outcome, await self._run(check, trees, await trees.target()))
         return self._baselines.settled(target_tree, check, outcome)
 
-    async def _accepts(self, trees: _Trees, plan: GatePlan, tasks: Sequence[Task]) -> list[Accepted]:
+    async def _accepts(self, trees: JudgedTrees, around: Surroundings, tasks: Sequence[Task]) -> list[Accepted]:
         """Each task's own commands, up to the first that does not pass: the rest would only cost time."""
         accepts: list[Accepted] = []
         limit_s = self._settings.timeout_s
         for task in tasks:
             for command in task.accept:
-                outcome = await self._accept(command, trees, await trees.merged(), plan)
+                outcome = await self._accept(command, trees, await trees.merged(), around)
                 witness = None
                 if outcome.broken_by is BrokenBy.TIME:
-                    witness = await self._accept(command, trees, await trees.target(), plan)
+                    witness = await self._accept(command, trees, await trees.target(), replace(around, packages=None))
                 accepts.append(
                     Accepted(command=command, outcome=outcome, task=task.id, on_target=witness, limit_s=limit_s)
                 )
@@ -281,11 +264,9 @@ class Gate:
                     return accepts
         return accepts
 
-    async def _accept(self, command: str, trees: _Trees, tree: Path, plan: GatePlan) -> CheckOutcome:
+    async def _accept(self, command: str, trees: JudgedTrees, tree: Path, around: Surroundings) -> CheckOutcome:
         with self._at(command):
-            outcome = await run_command(
-                command, name=command, tree=tree, scratch=trees.scratch(), surroundings=plan.surroundings
-            )
+            outcome = await run_command(command, name=command, tree=tree, scratch=trees.scratch(), surroundings=around)
             return self._unless_short(outcome)
 
     def _unless_short(self, outcome: CheckOutcome) -> CheckOutcome:
@@ -309,17 +290,17 @@ class Gate:
         finally:
             self.running = None
 
-    async def _run(self, check: Check, trees: _Trees, tree: Path) -> CheckOutcome:
+    async def _run(self, check: Check, trees: JudgedTrees, tree: Path) -> CheckOutcome:
         with self._at(check.name):
-            outcome = self._unless_short(await check.run(tree, trees.scratch()))
+            outcome = self._unless_short(await trees.check_for(check, tree).run(tree, trees.scratch()))
         _log.debug(
             "check done",
             extra={"action": "check_done", "check": check.name, "status": outcome.status, "took_s": outcome.took_s},
         )
         return outcome
 
-    async def _detect(self, tree: Path) -> GatePlan:
-        return await asyncio.to_thread(detect, tree, self._layout.repository, self._settings)
+    async def _detect(self, tree: Path, packages: Path | None = None) -> GatePlan:
+        return await asyncio.to_thread(detect, tree, self._layout.repository, self._settings, packages)
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -355,7 +336,7 @@ class Gate:
             self._store.execute("fact_put", key=UNTESTED_FACT, value=value)
             self._word = value
 
-    async def _plan_of_target(self, trees: _Trees, tree: str, merged: GatePlan) -> GatePlan:
+    async def _plan_of_target(self, trees: JudgedTrees, tree: str, merged: GatePlan) -> GatePlan:
         """The remembered one, unless what was missing may be there now or a tool is another one than it was."""
         plan, keys = self._plans.get(tree), {check.name: check.key for check in merged.checks}
         stale = plan is None or any(keys.get(check.name) != check.key for check in plan.checks)
@@ -373,16 +354,3 @@ class Gate:
 def _unavailable(check: Check, outcome: CheckOutcome) -> Unavailable:
     remedy = "make a .venv with the project's requirements; or say in [gate] commands what to run"
     return Unavailable(check=check.name, reason=outcome.reason, remedy=remedy, tests=check.tests)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder of ours, also when something in it took away our right to."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        for path, folders, _ in os.walk(folder):
-            for name in folders:
-                inner = Path(path, name)
-                if not inner.is_symlink():
-                    with contextlib.suppress(OSError):
-                        inner.chmod(0o700)
-        shutil.rmtree(folder, ignore_errors=True)

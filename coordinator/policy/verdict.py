@@ -108,6 +108,13 @@ def judge(
     )
 
 
+def refusal(outcome: CheckOutcome) -> Verdict:
+    """Of a change that cannot even be tried out."""
+    return Verdict(
+        kind=VerdictKind.FAILED, excerpt=outcome.excerpt, new_failures=tuple(outcome.failures), reason=outcome.reason
+    )
+
+
 def without_tests(verdict: Verdict, missing: Sequence[Unavailable], roles: Mapping[str, str], *, land: bool) -> Verdict:
     """The word on a tree whose project has tests (``missing``) that could not be run. ``roles`` maps task to role.
 

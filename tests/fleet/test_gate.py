@@ -22,7 +22,8 @@ from coordinator.domain.event import GateJudged
 from coordinator.domain.settings import GateSettings, Settings
 from coordinator.domain.task import Task
 from coordinator.fleet import baselines
-from coordinator.fleet.gate import Gate, remove_tree
+from coordinator.fleet.gate import Gate
+from coordinator.fleet.workspace import remove_tree
 from coordinator.kit import process
 from coordinator.kit.bus import Bus
 from coordinator.kit.clock import SystemClock
