@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.finding import CLOSING, HOUSED, SEEN, FindingState
+from coordinator.policy.kinship import kindred
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ class KnownFinding:
     ``returns`` counts how often it was seen again after having been fixed, ``fixed_by`` is the task that had mended it before
     it last returned. ``task`` is the task that is to mend it or, once fixed, did. A ``reason`` is why a person dismissed it, or
     else why no task is made of it although somebody could mend it. ``first_seen`` and ``closed_at`` are wall times in ISO
-    format, empty: not known yet.
+    format, empty: not known yet. A dismissed one is closed while the tool no longer tells of it; it stays dismissed.
     """
 
     closed_at: str = ""
@@ -48,7 +49,8 @@ class KnownFinding:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
     """``changed`` are the rows to be written, ``dropped`` fingerprints of rows that another one of ``changed`` takes on (its
-    file has another name now); the counts are of findings that changed state in this fold, ``opened`` of new ones alone.
+    file has another name now, or it is told in other words); the counts are of findings that changed state in this fold,
+    ``opened`` of new ones alone.
     """
 
     changed: tuple[KnownFinding, ...] = ()
@@ -74,6 +76,12 @@ def fold(
     """
     moved, dropped = _follow(known, report, renames or {})
     now = {fingerprint: one for fingerprint, one in known.items() if fingerprint not in dropped} | moved
+    retold = _retold(now, report)
+    dropped |= retold.keys()
+    moved = {mark: one for mark, one in moved.items() if mark not in retold} | {
+        one.finding.fingerprint: one for one in retold.values()
+    }
+    now = {fingerprint: one for fingerprint, one in now.items() if fingerprint not in retold} | moved
     changed = dict(moved)
     closed = opened = reopened = 0
     for finding in report.findings:
@@ -85,6 +93,9 @@ def fold(
             changed[finding.fingerprint] = new
     if report.status in CLOSING:
         for one in _gone(now, report):
+            if one.state is FindingState.DISMISSED:
+                changed[one.finding.fingerprint] = replace(one, closed_at=at)
+                continue
             changed[one.finding.fingerprint] = replace(one, closed_at=at, reason="", state=FindingState.FIXED)
             closed += 1
     return Fold(
@@ -117,12 +128,20 @@ def _follow(
     return moved, dropped
 
 
+def _retold(known: Mapping[str, KnownFinding], report: ScanReport) -> dict[str, KnownFinding]:
+    """Rows by the fingerprint they had, each as what the report calls the same finding now."""
+    fresh = {one.fingerprint: one for one in report.findings if one.fingerprint not in known}
+    gone = {one.finding.fingerprint: one for one in _gone(known, report)} if fresh else {}
+    pairs = kindred((one.finding for one in gone.values()), fresh.values())
+    return {was: replace(gone[was], finding=fresh[now]) for now, was in pairs.items()}
+
+
 def _gone(known: Mapping[str, KnownFinding], report: ScanReport) -> Iterator[KnownFinding]:
-    """What the tool would have reported if it were still there."""
+    """What was there at the last look, and what the tool would have reported if it were still there."""
     seen = {finding.fingerprint for finding in report.findings}
     for fingerprint, one in known.items():
-        known_to_be_there = one.finding.tool == report.tool and one.state in SEEN
-        if known_to_be_there and fingerprint not in seen and not _hidden(one.finding, report):
+        there = one.state in SEEN or (one.state is FindingState.DISMISSED and not one.closed_at)
+        if one.finding.tool == report.tool and there and fingerprint not in seen and not _hidden(one.finding, report):
             yield one
 
 
@@ -150,7 +169,7 @@ def _seen_again(old: KnownFinding, finding: Finding, completed: Collection[str])
     if old.state in HOUSED and old.task in completed:
         reason = f"task {old.task} is completed and a scan still finds it"
         return replace(old, finding=finding, reason=reason, state=old.waiting)
-    return replace(old, finding=finding)
+    return replace(old, closed_at="", finding=finding)
 
 
 def dismiss(known: Iterable[KnownFinding], reason: str) -> Iterator[KnownFinding]:

@@ -28,6 +28,9 @@ PRIORITY_STEP: Final = 10
 AT_WORK: Final = frozenset({TaskState.CLAIMED, TaskState.RUNNING, TaskState.VALIDATING, TaskState.LANDING})
 """States in which removing a task's file would throw work away, and in which its findings are in work."""
 
+RESERVED: Final = 10
+"""Places beyond all bounds on open tasks, for vulnerabilities that are critical or high."""
+
 _LONGEST_PATH: Final = 300
 """So that the command line which names all files of a task keeps within what a task file may say."""
 
@@ -223,13 +226,20 @@ def _admitted(
     spooled: Spooled,
     limits: GroupLimits,
 ) -> Iterator[tuple[GroupKey, list[KnownFinding]]]:
-    """Those for which there is room, all in all and for their tool."""
+    """Those for which there is room, all in all and for their tool; a grave vulnerability waits for no lint."""
     tools = Counter(spooled.ours[task_id].key.tool for task_id in kept if spooled.states.get(task_id) not in SETTLED)
     for key, members in drafts:
         most = limits.per_tool.get(key.tool, limits.max_per_tool)
-        if tools.total() < limits.max_open and tools[key.tool] < most:
+        more = (
+            RESERVED if limits.max_open and most and any(map(_is_grave, members)) else 0
+        )  # 0 is a person's word for none
+        if tools.total() < limits.max_open + more and tools[key.tool] < most + more:
             tools[key.tool] += 1
             yield key, members
+
+
+def _is_grave(one: KnownFinding) -> bool:
+    return one.finding.category == "security" and one.finding.severity <= Severity.HIGH
 
 
 def _priority(members: Iterable[KnownFinding], limits: GroupLimits) -> int:
@@ -272,13 +282,19 @@ def _group(
     )
 
 
+def _housed(one: KnownFinding, task: TaskState | None) -> FindingState:
+    """What a task failed at is nobody's, though its file still stands and keeps it from being tried the same way again."""
+    if task is TaskState.FAILED:
+        return one.waiting
+    return FindingState.IN_WORK if task in AT_WORK else FindingState.QUEUED
+
+
 def _rehoused(known: Iterable[KnownFinding], homes: Mapping[str, str], spooled: Spooled) -> Iterator[KnownFinding]:
     """Rows whose task is now another one, or none any more, or in other hands."""
     for one in known:
         task_id = homes.get(one.finding.fingerprint)
         if task_id is not None:
-            state = FindingState.IN_WORK if spooled.states.get(task_id) in AT_WORK else FindingState.QUEUED
-            new = replace(one, state=state, task=task_id)
+            new = replace(one, state=_housed(one, spooled.states.get(task_id)), task=task_id)
         elif one.state in HOUSED and not _unverified(one, spooled):
             new = replace(one, state=one.waiting, task="")
         else:

@@ -59,7 +59,7 @@ class World:
 
     def look(self, report: ScanReport, renames: Mapping[str, str] | None = None) -> Fold:
         completed = {task_id for task_id, state in self.states.items() if state is TaskState.COMPLETED}
-        folded = fold(self.known, report, completed=completed, renames=renames)
+        folded = fold(self.known, report, at="now", completed=completed, renames=renames)
         self.known = {mark: one for mark, one in self.known.items() if mark not in folded.dropped}
         self.keep(folded.changed)
         return folded

@@ -11,7 +11,7 @@ from coordinator.domain.finding import Finding, FindingState, Fix, Place, ScanSt
 from coordinator.domain.task import SETTLED, TASK_ID, TaskState
 from coordinator.policy.grouping import AutoTask, GroupKey, GroupLimits
 from coordinator.policy.lifecycle import MAX_RETURNS, KnownFinding
-from coordinator.policy.placement import AT_WORK, Placement, place
+from coordinator.policy.placement import AT_WORK, RESERVED, Placement, place
 from coordinator.policy.verdict import SAFE_ROLES
 from tests.policy.findings import LIMITS, World, finding, scanned
 
@@ -219,7 +219,7 @@ MODEL = GroupLimits(max_open=50, model_role="claude")
 def upgrade(package: str, advisory: str, path: str = "requirements.txt", **other: object) -> Finding:
     """As an auditor of dependencies would tell it."""
     values: dict[str, object] = {
-        "category": "vulnerability",
+        "category": "security",
         "fix": Fix.VERSION,
         "fix_version": "2",
         "fingerprint": f"{path}|{package}|{advisory}",
@@ -301,6 +301,20 @@ def test_no_tool_takes_more_than_its_share() -> None:
     assert world.scan(*many).write == ()
 
 
+def test_a_grave_vulnerability_waits_for_no_lint() -> None:
+    world = World(GroupLimits(max_open=4, max_per_tool=4))
+    lint = [finding(f"p{number}/a.py") for number in range(9)]
+    assert len(world.scan(*lint).write) == 4
+    grave = [upgrade(f"q{number}", "X", severity=Severity.HIGH) for number in range(30)]
+    mild = [upgrade(f"r{number}", "X", severity=Severity.LOW) for number in range(3)]
+    placement = world.scan(*lint, *grave, *mild)
+    assert len(placement.write) == RESERVED
+    assert {group.priority for group in placement.write} == {40}
+    assert len(world.ours) == 4 + RESERVED
+    assert World(GroupLimits(max_open=0)).scan(*grave).write == ()
+    assert World(GroupLimits(per_tool={"audit": 0})).scan(*grave).write == ()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     numbers=st.lists(st.integers(0, 300), max_size=120),
@@ -313,8 +327,10 @@ def test_whatever_is_found_tasks_keep_within_the_caps(numbers: list[int], cap: i
     audits = {number: upgrade(f"q{number}", "X") for number in numbers if number % 5 == 0}
     world.scan(*found.values(), *audits.values())
     tools = [task.key.tool for task in world.ours.values()]
-    assert len(tools) <= cap
-    assert all(tools.count(tool) <= share for tool in set(tools))
+    reserve = RESERVED if cap and share and audits else 0  # they are grave
+    assert len(tools) <= cap + reserve
+    assert all(tools.count(tool) <= share + reserve for tool in set(tools))
+    assert tools.count("ruff") <= min(cap, share)
     if found and cap and share:
         assert tools
 
@@ -338,6 +354,7 @@ def test_a_finding_is_in_work_while_its_task_is() -> None:
         before = world.state_of(finding())
         world.settle()
         expected = FindingState.IN_WORK if state in AT_WORK else FindingState.QUEUED
+        expected = FindingState.OPEN if state is TaskState.FAILED else expected
         landed = state is TaskState.COMPLETED  # whether it is mended, a scan has to say
         assert world.state_of(finding()) == (before if landed else (expected, task_id)), state
 
