@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from coordinator.domain.problem import Problem
 from coordinator.kit import lock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from coordinator.api.desk import Desk, FoldSeen
     from coordinator.domain.finding import Finding, ScanReport
@@ -110,6 +111,9 @@ class LookArguments:
     rule: tuple[str, ...] = option("only findings of this rule (may be repeated)", default=(), metavar="RULE")
     path: tuple[str, ...] = option("only findings in this file (may be repeated)", default=(), metavar="FILE")
     fix: tuple[str, ...] = option("only findings with this kind of fix (may be repeated)", default=(), metavar="KIND")
+    spare: tuple[str, ...] = option(
+        "leave out one finding that is this one (may be repeated)", default=(), metavar="ID"
+    )
 
 
 async def look(desk: Desk, arguments: LookArguments) -> Reply:
@@ -122,7 +126,7 @@ async def look(desk: Desk, arguments: LookArguments) -> Reply:
     if problems:
         raise BadInput(problems)
     report = await _look(desk, arguments.tool)
-    found = [one for one in report.findings if _is_meant(one, arguments)]
+    found = list(_unspared((one for one in report.findings if _is_meant(one, arguments)), arguments.spare))
     hidden = sorted({path for path in arguments.path if report.hides(path)})
     data = {
         "tool": arguments.tool,
@@ -170,9 +174,20 @@ def _is_meant(finding: Finding, arguments: LookArguments) -> bool:
     )
 
 
+def _unspared(found: Iterable[Finding], spare: Sequence[str]) -> Iterator[Finding]:
+    """Each id stands for one: where a line was written a third time, two that were meant to stay excuse no third."""
+    left = Counter(spare)
+    for one in found:
+        if left[one.kind] > 0:
+            left[one.kind] -= 1
+        else:
+            yield one
+
+
 def _finding_row(finding: Finding) -> dict[str, Any]:
     return {
         "fingerprint": finding.fingerprint,
+        "id": finding.kind,
         "rule": finding.rule,
         "severity": finding.severity.name.lower(),
         "message": finding.message,

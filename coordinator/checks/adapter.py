@@ -327,7 +327,8 @@ def unavailable(tool: str, reason: str, ran: ToolRun | None = None) -> ScanRepor
 
 
 def accept_by_look(group: TaskGroup, options: Iterable[str] = ()) -> str:
-    """A line that asks our own adapter about the tree (verb ``look``) and exits 0 when nothing of the group is left in its files.
+    """A line that asks our own adapter about the tree (verb ``look``) and exits 0 when nothing of the group is left in its files
+    but what it is to spare.
 
     ``-P`` and ``-E``: neither the tree nor its ``PYTHONPATH`` gets to say what ``coordinator`` is.
     """
@@ -336,4 +337,5 @@ def accept_by_look(group: TaskGroup, options: Iterable[str] = ()) -> str:
     if group.key.mechanical and not group.whole:
         for fix in sorted({finding.fix for finding in group.findings}):
             words.append(f"--fix={fix}")
+    words += [f"--spare={finding.kind}" for finding in group.spared]
     return shlex.join(words)

@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.checks.adapter import accept_by_look
 from coordinator.domain.finding import Severity
 from coordinator.kit import files
 from coordinator.policy.grouping import AutoTask, GroupKey
@@ -70,7 +71,9 @@ def render(group: TaskGroup, profile: ToolProfile) -> str:
         "priority": group.priority if group.pinned is None else group.pinned,
         "labels": ["discovery", group.key.tool, _one_line(group.key.subject)],
         "paths": [_GLOB.sub(r"[\1]", path) for path in group.touches],
-        "accept": [profile.adapter.accept(group, profile.options_for(group))],
+        "accept": [
+            accept_by_look(group) if group.spared else profile.adapter.accept(group, profile.options_for(group))
+        ],
         "prompt": _prompt(group, profile),
     }
     return files.task_text(values, comment=_COMMENT.format(id=group.id))
@@ -130,6 +133,9 @@ def _prompt(group: TaskGroup, profile: ToolProfile) -> str:
         lines += _finding_lines(finding, returned=finding.fingerprint in group.returned)
     if len(group.findings) > _SHOWN:
         lines.append(f"- and {len(group.findings) - _SHOWN} more")
+    lines += ["", "To be left as they are:", ""] if group.spared else []
+    for finding in group.spared:
+        lines += _finding_lines(finding, returned=False)
     links = list(dict.fromkeys(link for finding in group.findings for link in finding.links))[:_LINKS]
     lines += ["", f"The rule: {_one_line(links[0])}"] if len(links) == 1 else []
     lines += ["", "To read:", *(f"- {_one_line(link)}" for link in links)] if len(links) > 1 else []

@@ -84,7 +84,8 @@ class AutoTask:
 class TaskGroup:
     """A task to be written. ``whole``: its hand can mend every finding that these rules have in these files.
 
-    ``returned`` are fingerprints of those that were fixed once and are back. ``pinned`` is a person's own priority.
+    ``returned`` are fingerprints of those that were fixed once and are back. ``pinned`` is a person's own priority. ``spared``
+    are findings of these rules in these files that are to stay: a person said that they are none, or no task mends them.
     """
 
     findings: tuple[Finding, ...]
@@ -94,6 +95,7 @@ class TaskGroup:
     priority: int
     returned: frozenset[str] = frozenset()
     role: str
+    spared: tuple[Finding, ...] = ()
     whole: bool
 
     @property
@@ -114,6 +116,7 @@ class TaskGroup:
         """Changes when the task would be another one; not when lines only moved. ``salt``: how it is rendered."""
         marks = sorted(finding.fingerprint for finding in self.findings)
         what = [salt, self.id, self.priority, self.role, self.whole, marks]
+        what += [sorted(finding.kind for finding in self.spared)] if self.spared else []
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

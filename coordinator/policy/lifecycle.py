@@ -75,13 +75,8 @@ def fold(
     their old path, the files that were renamed since this tool last looked.
     """
     moved, dropped = _follow(known, report, renames or {})
+    moved, dropped = _with_retold(known, report, moved, dropped)
     now = {fingerprint: one for fingerprint, one in known.items() if fingerprint not in dropped} | moved
-    retold = _retold(now, report)
-    dropped |= retold.keys()
-    moved = {mark: one for mark, one in moved.items() if mark not in retold} | {
-        one.finding.fingerprint: one for one in retold.values()
-    }
-    now = {fingerprint: one for fingerprint, one in now.items() if fingerprint not in retold} | moved
     changed = dict(moved)
     closed = opened = reopened = 0
     for finding in report.findings:
@@ -126,6 +121,17 @@ def _follow(
         if there is None or there.state is not FindingState.DISMISSED:
             moved[finding.fingerprint] = replace(one, finding=finding)
     return moved, dropped
+
+
+def _with_retold(
+    known: Mapping[str, KnownFinding], report: ScanReport, moved: dict[str, KnownFinding], dropped: set[str]
+) -> tuple[dict[str, KnownFinding], set[str]]:
+    """Rows under a new fingerprint and those that gave way, once what is told in other words is known as well."""
+    now = {mark: one for mark, one in known.items() if mark not in dropped}
+    now |= moved
+    retold = _retold(now, report)
+    kept = {mark: one for mark, one in moved.items() if mark not in retold}
+    return kept | {one.finding.fingerprint: one for one in retold.values()}, dropped | retold.keys()
 
 
 def _retold(known: Mapping[str, KnownFinding], report: ScanReport) -> dict[str, KnownFinding]:

@@ -34,6 +34,9 @@ RESERVED: Final = 10
 _LONGEST_PATH: Final = 300
 """So that the command line which names all files of a task keeps within what a task file may say."""
 
+_MOST_SPARED: Final = 20
+"""Findings of a rule in a file that a model's task names as those that stay."""
+
 _EDITABLE: Final = frozenset({None, TaskState.PENDING, TaskState.BLOCKED, TaskState.REJECTED})
 _REUSABLE: Final = frozenset({None, TaskState.PENDING, TaskState.BLOCKED, TaskState.CANCELLED})
 
@@ -75,10 +78,10 @@ def place(known: Sequence[KnownFinding], spooled: Spooled, limits: GroupLimits) 
     kept, homeless = _assign(eligible, spooled, limits)
     fresh = dict(_numbered(_admitted(_drafts(homeless, limits), kept, spooled, limits), spooled))
     editable = {id_: members for id_, members in kept.items() if members and spooled.states.get(id_) in _EDITABLE}
-    partly = _partly(known, eligible, spooled)
+    partly, spared = _partly(known, eligible, spooled), _spared(known)
     write = []
     for task_id, members in (editable | fresh).items():
-        group = _group(task_id, members, partly, spooled, limits)
+        group = _sparing(_group(task_id, members, partly, spooled, limits), spared)
         old = spooled.ours.get(task_id)
         if old is None or old.essence != group.essence(spooled.salts[group.key.tool]):
             write.append(group)
@@ -111,9 +114,26 @@ def _partly(
     return found
 
 
+def _spared(known: Iterable[KnownFinding]) -> Mapping[tuple[str, str, str], list[Finding]]:
+    """What stays, by tool, rule and file."""
+    found = defaultdict(list)
+    for one in known:
+        if _stays(one):
+            found[_rule_place(one.finding)].append(one.finding)
+    return found
+
+
+def _sparing(group: TaskGroup, spared: Mapping[tuple[str, str, str], Sequence[Finding]]) -> TaskGroup:
+    """With what a model is to leave; a tool's own fix is not asked for where something is to stay."""
+    places = dict.fromkeys(map(_rule_place, group.findings))
+    stay = () if group.key.mechanical else tuple(one for place in places for one in spared.get(place, ()))
+    return replace(group, spared=tuple(sorted(stay, key=lambda one: (one.place, one.kind)))) if stay else group
+
+
 def _eligible(known: Iterable[KnownFinding], spooled: Spooled, limits: GroupLimits) -> list[KnownFinding]:
-    """What somebody can mend now: not what a person dismissed (nor what shares a file and rule with it), not in files
-    that the tool cannot read, and not what a landed task should have mended but no scan has looked at since.
+    """What somebody can mend now: not what a person dismissed (nor what shares a file and rule with it, where the tool itself
+    would mend both), not in files that the tool cannot read, and not what a landed task should have mended but no scan has
+    looked at since.
     """
     barred, unreadable = _barred(known, spooled), set()
     for one in known:
@@ -132,18 +152,17 @@ def _eligible(known: Iterable[KnownFinding], spooled: Spooled, limits: GroupLimi
 
 
 def _barred(known: Iterable[KnownFinding], spooled: Spooled) -> set[tuple[bool, tuple[str, str, str]]]:
-    """Rules in files that are not to be touched, by kind of hand: a tool applies its fix to all of a rule in a file, and a
-    model is held to leave none of it.
+    """Rules in files that are not to be touched, by kind of hand: a tool applies its fix to all of a rule in a file. A model
+    can be told what to leave, but not of any number.
     """
-    barred = set()
-    for one in known:
-        if one.state is FindingState.DISMISSED:
-            barred.add((False, _rule_place(one.finding)))
-            if one.finding.fix in spooled.fixes.get(one.finding.tool, ()):
-                barred.add((True, _rule_place(one.finding)))
-        elif one.state in SEEN and one.reason:
-            barred.add((False, _rule_place(one.finding)))
-    return barred
+    stay = [one.finding for one in known if _stays(one)]
+    barred = {(True, _rule_place(one)) for one in stay if one.fix in spooled.fixes.get(one.tool, ())}
+    return barred | {(False, at) for at, count in Counter(map(_rule_place, stay)).items() if count > _MOST_SPARED}
+
+
+def _stays(one: KnownFinding) -> bool:
+    """It is there, and nobody is to mend it."""
+    return (one.state is FindingState.DISMISSED and not one.closed_at) or (one.state in SEEN and bool(one.reason))
 
 
 def _has_a_hand(

@@ -147,6 +147,11 @@ def test_a_look_is_at_the_files_as_they_are_and_leaves_nothing_behind(ask: Ask, 
     assert (code, [one["line"] for one in data["findings"]]) == (1, [1])
     assert not (shop / ".coordinator").exists()
     assert ask("look", "ruff", "--rule", "F401", "--path", "shop/dirty.py", "--fix", "unsafe")[0] == 0
+    (shop / "shop/dirty.py").write_text("def f():\n    import os\n\n\ndef g():\n    import os\n")
+    spare = f"--spare={data['findings'][0]['id']}"
+    for spared, left in (((), 2), ((spare,), 1), ((spare, spare), 0)):
+        code, data = ask("look", "ruff", "--rule", "F401", "--path", "shop/dirty.py", *spared)
+        assert (code, len(data["findings"])) == (int(left > 0), left)
     assert ask("look", "ruff", "--rule", "F811")[0] == 0
     assert "ruff finds nothing" in ask("look", "ruff", "--rule", "F811", text=True)[1]
     assert ask("look", "sonar")[0] == 2

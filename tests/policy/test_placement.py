@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from coordinator.domain.finding import Finding, FindingState, Fix, Place, ScanStatus, Severity
 from coordinator.domain.task import SETTLED, TASK_ID, TaskState
 from coordinator.policy.grouping import AutoTask, GroupKey, GroupLimits
-from coordinator.policy.lifecycle import MAX_RETURNS, KnownFinding
+from coordinator.policy.lifecycle import MAX_RETURNS, KnownFinding, reopen
 from coordinator.policy.placement import AT_WORK, RESERVED, Placement, place
 from coordinator.policy.verdict import SAFE_ROLES
 from tests.policy.findings import LIMITS, World, finding, scanned
@@ -284,7 +284,18 @@ def test_a_model_is_not_asked_to_leave_none_of_a_rule_where_one_is_to_stay() -> 
     world.known = {dismissed.fingerprint: KnownFinding(finding=dismissed, state=FindingState.DISMISSED)}
     elsewhere = finding("pkg/b.py", "B006", fix=Fix.UNSAFE)
     (group,) = world.scan(dismissed, other, elsewhere).write
-    assert group.files == ("pkg/b.py",)
+    assert (group.files, group.findings, group.spared) == (("pkg/a.py", "pkg/b.py"), (other, elsewhere), (dismissed,))
+    assert world.scan(dismissed, other, elsewhere).write == ()
+    world.keep(tuple(reopen(list(world.known.values()))))
+    (group,) = world.scan(dismissed, other, elsewhere).write
+    assert (len(group.findings), group.spared) == (3, ())
+
+
+def test_a_model_is_not_told_of_any_number_to_leave() -> None:
+    world = World(MODEL)
+    many = [finding("pkg/a.py", "B006", number, fix=Fix.UNSAFE) for number in range(30)]
+    world.known = {one.fingerprint: KnownFinding(finding=one, state=FindingState.DISMISSED) for one in many[1:]}
+    assert world.scan(*many).write == ()
 
 
 def test_the_same_file_may_have_a_task_for_each_kind_of_hand() -> None:
