@@ -217,10 +217,12 @@ class Printed:
 class FixTask:
     """What ``autofix`` asks of an adapter's ``fix``: the group's ``files``, ``rules`` and ``options`` as its brief names them.
 
+    ``checkout`` is the user's own folder, whose environment may hold the tool.
     ``files`` are relative to the tree and may be gone by now or be links: see ``checks.ruff_fix.is_within``. ``versions`` are,
     by package, those that the findings of the group call mended.
     """
 
+    checkout: Path | None = None
     files: tuple[str, ...]
     options: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
@@ -245,8 +247,8 @@ class FixResult:
 class ToolAdapter(Protocol):
     """One discovery tool.
 
-    ``name`` is its name in settings, findings, task ids and messages; ``program`` what is looked for, ``own`` whether our own
-    installation has it (then that one comes first), ``remedy`` how a person gets it. A tool that is ``standard`` is used
+    ``name`` is its name in settings, findings, task ids and messages; ``program`` what is looked for, ``remedy`` how a
+    person gets it. A tool that is ``standard`` is used
     without being named in the settings. ``reads`` are globs of file names (or, with a ``/``, of paths). ``stale_after_s`` is
     after how long an unchanged tree is worth another look; None: never.
     """
@@ -255,8 +257,6 @@ class ToolAdapter(Protocol):
     def fixes(self) -> frozenset[Fix]: ...
     @property
     def name(self) -> str: ...
-    @property
-    def own(self) -> bool: ...
     @property
     def program(self) -> str: ...
     @property

@@ -116,7 +116,6 @@ class _NoAnswer(ToolFailed):
 class CargoAudit:
     fixes = frozenset({Fix.VERSION})
     name = "cargo-audit"
-    own = False
     program = "cargo-audit"
     reads = (_LOCK, ".cargo/audit.toml", "*/.cargo/audit.toml")
     remedy = "cargo install cargo-audit --locked"

@@ -37,7 +37,6 @@ _NO_CODE: Final = "error"
 class CargoCheck:
     fixes = frozenset({Fix.SAFE})
     name = "cargo-check"
-    own = False
     program = "cargo"
     reads: tuple[str, ...] = (
         *("*.rs", MANIFEST, LOCK, "rust-toolchain", "rust-toolchain.toml", ".cargo/config*", "*/.cargo/config*"),

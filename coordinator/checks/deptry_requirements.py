@@ -32,7 +32,6 @@ _SHOWN: Final = 5
 
 class Deptry(FindingTool):
     name = "deptry"
-    own = False
     program = "deptry"
     reads = ("*.py", "*.ipynb", "pyproject.toml", "requirements*.txt", "requirements*.in", "poetry.lock", "uv.lock")
     remedy = "pip install deptry into the project's environment"

@@ -24,7 +24,7 @@ from coordinator.checks.tool import Surroundings, file_identity, find_tool
 from coordinator.domain.check import CheckOutcome, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from coordinator.domain.settings import GateSettings
 
@@ -108,7 +108,7 @@ def detect(tree: Path, checkout: Path, gate: GateSettings, packages: Path | None
     checks: list[Check] = []
     unavailable: list[Unavailable] = []
     for found in (
-        _ruff(tree, gate),
+        _ruff(tree, gate, surroundings.first),
         _pytest(tree, python, surroundings),
         _program(tree, "Cargo.toml", "cargo", "test --workspace --no-fail-fast", surroundings),
         _program(tree, "go.mod", "go", "test ./...", surroundings),
@@ -139,10 +139,10 @@ def _surroundings(checkout: Path, gate: GateSettings, python: _Interpreter) -> S
     )
 
 
-def _ruff(tree: Path, gate: GateSettings) -> Check | Unavailable | None:
+def _ruff(tree: Path, gate: GateSettings, first: Sequence[Path]) -> Check | Unavailable | None:
     if not _has_file(tree, re.compile(r".*\.pyi?")):
         return None
-    ruff = find_tool("ruff", tree=tree, own=True)
+    ruff = find_tool("ruff", tree=tree, first=first)
     if ruff is None:
         return Unavailable(check="ruff", reason="ruff was not found", remedy="pip install ruff", tests=False)
     return RuffCheck(ruff=ruff, timeout_s=gate.timeout_s, identity=file_identity)

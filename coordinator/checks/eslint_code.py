@@ -27,7 +27,6 @@ _SYNTAX: Final = "syntax"
 
 class Eslint(FindingTool):
     name = "eslint"
-    own = False
     program = "eslint"
     reads = ("*.js", "*.cjs", "*.mjs", "*.jsx", "*.ts", "*.cts", "*.mts", "*.tsx", "*.vue", "*.json", *_CONFIGURATIONS)
     remedy = "npm install eslint in the project, with inside = true in its [[discovery.tool]], or globally"

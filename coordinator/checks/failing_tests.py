@@ -53,7 +53,6 @@ class FailedTest:
 
 class FailingTests(FindingTool):
     name = "pytest"
-    own = False
     program = "pytest"
     reads = ("*",)
     remedy = "pip install pytest into the project's environment"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.checks.tool import own_folder, search_path
+from coordinator.checks.tool import search_path
 
 if TYPE_CHECKING:
     from coordinator.checks.adapter import ToolAdapter
@@ -32,9 +32,15 @@ class Located:
     remedy: str = ""
 
 
+def environments_of(checkout: Path) -> list[Path]:
+    """The folders of programs of a project's virtual environments, as far as these are where they usually are."""
+    return [checkout / folder for folder in _ENVIRONMENTS]
+
+
 def locate(tool: ToolAdapter, settings: ToolSettings, checkout: Path, *, python: Path | None = None) -> Located:
-    """The path of the settings; else our own installation's where the tool comes with us, the project's environment's, that
-    on PATH, and what lies inside the project where the settings allow it.
+    """The path of the settings; else the project's environment's, that on PATH, our own installation's where the tool comes with
+    us, and what lies inside the project where the settings allow it. The gate and role ``autofix`` look in the same order: what
+    one release of a tool asks for, another may refuse.
 
     ``python`` is the folder of the project's interpreter, where that is in an environment elsewhere.
     """
@@ -44,8 +50,7 @@ def locate(tool: ToolAdapter, settings: ToolSettings, checkout: Path, *, python:
             return Located(program=path)
         reason = f"{path}, the path of {tool.name} in the settings, is no program"
         return Located(reason=reason, remedy="name a program, or take path out")
-    environments = [checkout / folder for folder in _ENVIRONMENTS]
-    first = [*([own_folder()] if tool.own else []), *([python] if python else []), *environments]
+    first = [*([python] if python else []), *environments_of(checkout)]
     path_names = search_path(checkout, os.environ.get("PATH", os.defpath), first=first)
     found = shutil.which(tool.program, path=path_names)
     if found is not None:

@@ -32,7 +32,6 @@ _TARGETS: Final = frozenset({"files", "modules", "packages"})
 
 class Mypy(FindingTool):
     name = "mypy"
-    own = False
     program = "mypy"
     reads = ("*.py", "*.pyi", *_CONFIG_FILES)
     remedy = "pip install mypy into the project's environment"

@@ -49,7 +49,6 @@ _SEVERITIES: Final = MappingProxyType(
 
 class NpmAudit(FindingTool):
     name = "npm-audit"
-    own = False
     program = "npm"
     reads = (*_LOCKS, "package.json", ".npmrc")
     remedy = "install Node.js, which npm comes with"

@@ -99,7 +99,6 @@ class AuditAnswer:
 class PipAudit:
     fixes = frozenset({Fix.VERSION})
     name = "pip-audit"
-    own = False
     program = "pip-audit"
     reads = PACKAGE_FILES
     remedy = "pip install pip-audit"

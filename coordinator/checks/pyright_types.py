@@ -32,7 +32,6 @@ _SYNTAX: Final = "syntax"
 
 class Pyright(FindingTool):
     name = "pyright"
-    own = False
     program = "pyright"
     reads = ("*.py", "*.pyi", "pyproject.toml", "pyrightconfig.json")
     remedy = "pip install pyright into the project's environment"

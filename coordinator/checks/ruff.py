@@ -76,7 +76,7 @@ async def scan(
     ``target_version`` (``py39``) is worked out from the project's files when None. Nothing that ruff does
     is raised.
     """
-    found = ruff or find_tool("ruff", tree=tree, own=True)
+    found = ruff or find_tool("ruff", tree=tree)
     if found is None:
         return ScanReport(tool="ruff", status=ScanStatus.UNAVAILABLE, reason="ruff was not found; pip install ruff")
     from coordinator.kit.process import Limits

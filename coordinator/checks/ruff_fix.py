@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks import ruff
 from coordinator.checks.adapter import FixResult
+from coordinator.checks.locate import environments_of
 from coordinator.checks.tool import find_tool, run_tool, tool_environment
 from coordinator.domain.errors import ToolFailed
 from coordinator.kit.process import Limits
@@ -41,16 +42,16 @@ class SafeFix:
     rule: str
 
 
-async def fixable(tree: Path, scratch: Path, options: Sequence[str]) -> list[str]:
+async def fixable(tree: Path, scratch: Path, checkout: Path | None, options: Sequence[str]) -> list[str]:
     """Files of the tree in which ruff has something to mend safely."""
-    fixes = await RuffProgram(tree, scratch).look(None, options)
+    fixes = await RuffProgram(tree, scratch, checkout).look(None, options)
     return sorted({fix.path for fix in fixes})
 
 
 async def apply(task: FixTask) -> FixResult:
     """Mend ``task.files`` in the tree."""
     tree, options = task.tree, task.options
-    tool = RuffProgram(tree, task.scratch)
+    tool = RuffProgram(tree, task.scratch, task.checkout)
     fixes = [
         fix for fix in await tool.look(task.files, options) if fix.path in task.files and is_within(tree, fix.path)
     ]
@@ -124,12 +125,13 @@ def is_within(tree: Path, path: str) -> bool:
 
 
 class RuffProgram:
-    """Our own ruff on one tree; every method raises ``ToolFailed`` with what it said when it could not work."""
+    """The ruff of the project's environment, or else ours, on one tree. Each method raises ``ToolFailed`` with what ruff
+    said when it could not work."""
 
-    def __init__(self, tree: Path, scratch: Path) -> None:
-        program = find_tool("ruff", tree=tree, own=True)
+    def __init__(self, tree: Path, scratch: Path, checkout: Path | None) -> None:
+        program = find_tool("ruff", tree=tree, first=environments_of(checkout) if checkout is not None else ())
         if program is None:
-            raise ToolFailed("ruff was not found beside our own interpreter nor on PATH: pip install ruff")
+            raise ToolFailed("ruff was not found on PATH nor beside our own interpreter: pip install ruff")
         self._program = str(program)
         self._scratch = scratch
         self._tree = tree

@@ -12,8 +12,10 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.checks import ruff, ruff_fix
-from coordinator.checks.adapter import UNREADABLE, FixResult, broken, glob_matcher
+from coordinator.checks.adapter import UNREADABLE, FixResult, broken, glob_matcher, unavailable
+from coordinator.checks.python_pins import PACKAGE_FILES
 from coordinator.checks.ruff_lint import PYTHON_FILES, READS
+from coordinator.checks.ruff_pin import wrong_release
 from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified
 
 if TYPE_CHECKING:
@@ -41,9 +43,8 @@ _TOLD_IN: Final = (
 class RuffFormat:
     fixes = frozenset({Fix.SAFE})
     name = "ruff-format"
-    own = True
     program = "ruff"
-    reads = (*READS, *_TOLD_IN)
+    reads = (*READS, *_TOLD_IN, *PACKAGE_FILES)
     remedy = "pip install ruff"
     stale_after_s = None
     standard = True
@@ -58,6 +59,12 @@ class RuffFormat:
         )
 
     async def scan(self, order: ScanOrder) -> ScanReport:
+        said = await order.run(["--version"])
+        wrong = await asyncio.to_thread(
+            wrong_release, order.tree, said.out.read_text(encoding="utf-8", errors="replace")
+        )
+        if wrong:
+            return unavailable(self.name, f"{wrong}; install that one into the project's environment")
         options = await asyncio.to_thread(_options, order.tree)
         answer = await order.run(["format", "--check", "--no-cache", "--output-format", "json", *options, "."])
         return await asyncio.to_thread(understood, order, answer, options)
@@ -69,7 +76,7 @@ class RuffFormat:
         return ruff_fix.options_fault(options)
 
     async def fix(self, task: FixTask) -> FixResult:
-        tool = ruff_fix.RuffProgram(task.tree, task.scratch)
+        tool = ruff_fix.RuffProgram(task.tree, task.scratch, task.checkout)
         files = [path for path in task.files if ruff_fix.is_within(task.tree, path)]
         before = {path: (task.tree / path).read_bytes() for path in files}
         await tool.format(files, task.options)

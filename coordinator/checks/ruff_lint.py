@@ -37,7 +37,6 @@ READS: Final = (
 class RuffLint:
     fixes = frozenset({Fix.SAFE})
     name = "ruff"
-    own = True
     program = "ruff"
     reads = READS
     remedy = "pip install ruff"

@@ -31,7 +31,6 @@ _NOT_FOUND: Final = 127
 class _Sarif(FindingTool):
     """What both ways have in common. The program is the shell, which runs the commands of the settings."""
 
-    own = False
     program = "sh"
     reads = ("*",)
     remedy = "a POSIX shell"

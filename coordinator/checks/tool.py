@@ -102,9 +102,9 @@ def search_path(tree: Path, path: str, *, first: Sequence[Path] = ()) -> str:
     return os.pathsep.join(dict.fromkeys(entries))
 
 
-def find_tool(name: str, *, tree: Path, own: bool = False) -> Path | None:
-    """The program ``name`` on PATH, or with ``own`` the one of our installation before any other."""
-    path = search_path(tree, os.environ.get("PATH", os.defpath), first=(own_folder(),) if own else ())
+def find_tool(name: str, *, tree: Path, first: Sequence[Path] = ()) -> Path | None:
+    """The program ``name`` in the folders ``first``, on PATH or, in the end, of our own installation."""
+    path = search_path(tree, os.environ.get("PATH", os.defpath), first=first)
     found = shutil.which(name, path=path)
     return Path(found) if found else None
 

@@ -30,7 +30,6 @@ _UNREAD, _USAGE, _FOUND = 1, 2, 3  # vulture's exit codes besides 0
 
 class Vulture(FindingTool):
     name = "vulture"
-    own = False
     program = "vulture"
     reads = ("*.py", "pyproject.toml")
     remedy = "pip install vulture"

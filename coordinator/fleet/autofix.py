@@ -77,6 +77,7 @@ async def mend(tree: Path, brief: str, order: dict[str, Any]) -> int:
             print("nothing to fix: ruff offers no safe fix for the project's rules in the task's files")
             return NOTHING_TO_FIX
         task = FixTask(
+            checkout=_checkout(order),
             files=wanted.files,
             options=wanted.options,
             rules=wanted.rules,
@@ -130,9 +131,14 @@ async def _own_choice(tree: Path, scratch: Path, order: dict[str, Any]) -> FixOr
     """A person's task: the project's own rules (else a conservative set), in the paths of the task."""
     paths = [path for path in order.get("paths") or () if isinstance(path, str)]
     options = ruff.configuration_arguments(tree)
-    files = await ruff_fix.fixable(tree, scratch, options)
+    files = await ruff_fix.fixable(tree, scratch, _checkout(order), options)
     wanted = [path for path in files if not paths or any(path_matches(path, glob) for glob in paths)]
     return FixOrder(files=tuple(wanted), options=tuple(options))
+
+
+def _checkout(order: dict[str, Any]) -> Path | None:
+    place = order.get("repository")
+    return Path(place) if isinstance(place, str) and place else None
 
 
 def _own_order() -> dict[str, Any]:

@@ -74,6 +74,7 @@ def render(group: TaskGroup, profile: ToolProfile) -> str:
         "accept": [
             accept_by_look(group) if group.spared else profile.adapter.accept(group, profile.options_for(group))
         ],
+        **({"max_attempts": 2} if group.key.mechanical else {}),  # it would do the same a third time
         "prompt": _prompt(group, profile),
     }
     return files.task_text(values, comment=_COMMENT.format(id=group.id))

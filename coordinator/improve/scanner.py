@@ -150,7 +150,7 @@ class Scanner:
         matches, settings = glob_matcher(adapter.reads), self._settings.discovery
         read = sorted((name, blob) for name, blob in files.items() if matches(name))
         about = {
-            "environment": "" if adapter.own else surroundings.identity,
+            "environment": surroundings.identity,
             "files": read,
             "format": _FORMAT,
             "named": adapter.name in settings.tools,

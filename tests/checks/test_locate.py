@@ -16,7 +16,6 @@ class Weighing(RuffLint):
     """A tool that nobody's PATH has."""
 
     name = "weighing"
-    own = False
     program = "weigh-the-tree"
     remedy = "buy scales"
 
@@ -43,7 +42,7 @@ def test_what_is_nowhere_is_told_with_its_remedy(checkout: Path) -> None:
     assert (found.program, found.reason, found.remedy) == (None, "weigh-the-tree was not found", "buy scales")
 
 
-def test_the_project_s_environment_comes_before_path_and_our_own_before_both(
+def test_the_project_s_environment_comes_before_path_and_our_own_last(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = program(tmp_path / "bin/weigh-the-tree")
@@ -51,10 +50,12 @@ def test_the_project_s_environment_comes_before_path_and_our_own_before_both(
     assert locate(Weighing(), PLAIN, checkout).program == elsewhere
     mine = program(checkout / ".venv/bin/weigh-the-tree")
     assert locate(Weighing(), PLAIN, checkout).program == mine
-    program(checkout / ".venv/bin/ruff")
+    monkeypatch.setenv("PATH", "/nowhere")
     ruff = locate(RuffLint(), ToolSettings(name="ruff"), checkout).program
     assert ruff is not None
     assert not ruff.is_relative_to(checkout)
+    pinned = program(checkout / ".venv/bin/ruff")
+    assert locate(RuffLint(), ToolSettings(name="ruff"), checkout).program == pinned
 
 
 def test_what_lies_inside_the_project_is_run_only_where_that_is_allowed(

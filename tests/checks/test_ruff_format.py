@@ -56,6 +56,14 @@ async def test_a_formatted_tree_is_clean_and_a_broken_configuration_is_not(tmp_p
     assert "ruff.toml" in report.reason
 
 
+async def test_another_release_than_the_project_s_does_not_judge_its_form(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", a=UGLY)
+    (tree / "requirements.txt").write_text("ruff==0.0.1\n")
+    report = await RuffFormat().scan(order_for(RuffFormat(), tree, tmp_path / "1"))
+    assert report.status is ScanStatus.UNAVAILABLE
+    assert report.reason.startswith("the project formats with ruff 0.0.1 (requirements.txt) and the one here is ")
+
+
 @pytest.mark.parametrize(
     "script", ["echo '['", "exit 1", "echo '{}'; exit 1", "echo '[{}]'; exit 1", "kill -9 $$", "exit 7"]
 )

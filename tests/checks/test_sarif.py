@@ -50,7 +50,7 @@ async def scan(tree: Path, scratch: Path, *commands: str, **more: Any) -> ScanRe
 
 
 async def test_a_command_that_prints_sarif_is_read_whatever_it_exits_with(tree: Path, tmp_path: Path) -> None:
-    ruff = find_tool("ruff", tree=tree, own=True)
+    ruff = find_tool("ruff", tree=tree)
     line = f"{ruff} check --no-cache --isolated --select F --output-format sarif ."
     report = await scan(tree, tmp_path / "1", line, f"{line} --exit-zero")
     assert report.status is ScanStatus.SCANNED, report.reason
