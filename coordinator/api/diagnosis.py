@@ -211,7 +211,7 @@ def _tools(desk: Desk) -> Iterator[Diagnosis]:
     settings, files = desk.settings.discovery, walk_files(desk.root)
     surroundings = surroundings_of(desk.root, desk.settings.gate)
     for adapter in chosen(settings):
-        if adapter.uncalled(files, named=adapter.name in settings.tools):
+        if adapter.uncalled(files, named=adapter.name in settings.named_tools):
             continue
         located = locate_for(adapter, settings, desk.root, surroundings)
         if located.program is None:

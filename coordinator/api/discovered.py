@@ -78,7 +78,7 @@ def _called(desk: Desk) -> Iterator[str]:
     for adapter in chosen(settings):
         if scan_fact(desk, adapter.name) is None:
             files = files or walk_files(desk.root)
-            if adapter.uncalled(files, named=adapter.name in settings.tools):
+            if adapter.uncalled(files, named=adapter.name in settings.named_tools):
                 continue
         yield adapter.name
 
@@ -94,6 +94,7 @@ def _tool_row(desk: Desk, tool: str) -> dict[str, Any]:
     last = scan_fact(desk, tool) or {}
     return {
         "tool": tool,
+        "asked": any(adapter.name == tool for adapter in chosen(desk.settings.discovery)),
         "scan": str(last.get("status", "not scanned")),
         "reason": str(last.get("reason", "")),
         "remedy": str(last.get("remedy", "")),
@@ -118,6 +119,8 @@ def tool_sentence(found: Mapping[str, Any]) -> str:
     counted += f", {states.get(FindingState.FIXED, 0)} fixed"
     if states.get(FindingState.DISMISSED):
         counted += f", {states[FindingState.DISMISSED]} dismissed"
+    if not found["asked"]:
+        return f"{found['tool']}: not asked any more (by the settings, [discovery]); known from before: {counted}"
     if found["scan"] == ScanStatus.PARTIAL:
         return f"{found['tool']}: {counted}; it saw a part only: {found['reason']}"
     if found["scan"] in REPORTING:

@@ -24,6 +24,14 @@ _LEVELS: Final[Mapping[int, str]] = {
     Severity.LOW: "warning",
     Severity.INFO: "note",
 }
+_SCORES: Final[Mapping[int, float]] = {
+    Severity.CRITICAL: 9.5,
+    Severity.HIGH: 8.0,
+    Severity.MEDIUM: 5.5,
+    Severity.LOW: 2.0,
+    Severity.INFO: 0.0,
+}
+"""The middle of what CVSS calls so, for a rule of which nobody told a score: code hosts sort by it."""
 
 
 def sarif_document(rows: Iterable[sqlite3.Row], scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -42,14 +50,34 @@ def _run(scan: Mapping[str, Any], rows: list[sqlite3.Row]) -> dict[str, Any]:
     if scan["reason"]:
         level = "note" if looked else "error"
         invocation["toolExecutionNotifications"] = [{"level": level, "message": {"text": scan["reason"]}}]
-    rules = {row["rule"]: _links(row) for row in rows}
-    described = [{"id": rule} | ({"helpUri": links[0]} if links else {}) for rule, links in sorted(rules.items())]
+    of_rule: dict[str, list[sqlite3.Row]] = {}
+    for row in rows:
+        of_rule.setdefault(row["rule"], []).append(row)
+    rules = [_rule(name, of_rule[name]) for name in sorted(of_rule)]
     return {
-        "tool": {"driver": {"name": scan["tool"], "rules": described}},
+        "tool": {"driver": {"name": scan["tool"], "rules": rules}},
         "invocations": [invocation],
         "originalUriBaseIds": {"SRCROOT": {"description": {"text": "the top folder of the repository"}}},
         "results": [_result(row) for row in rows],
     }
+
+
+def _rule(name: str, rows: list[sqlite3.Row]) -> dict[str, Any]:
+    """With what code hosts read of the rule and not of its results: how grave it is, and words about it."""
+    told = [json.loads(row["data"]) for row in rows]
+    text = rows[0]["message"]
+    link = next((one["links"][0] for one in told if one["links"]), "")
+    rule: dict[str, Any] = {
+        "id": name,
+        "shortDescription": {"text": text},
+        "help": {"text": f"{text} {link}".strip()},
+        "properties": {"tags": sorted({one["category"] for one in told})},
+    }
+    scores = [one["cvss"] for one in told if one["cvss"] is not None]
+    if any(one["category"] == "security" for one in told):
+        worst = min(row["severity"] for row in rows)
+        rule["properties"]["security-severity"] = f"{max(scores) if scores else _SCORES[worst]:g}"
+    return rule | ({"helpUri": link} if link else {})
 
 
 def _result(row: sqlite3.Row) -> dict[str, Any]:
@@ -59,7 +87,10 @@ def _result(row: sqlite3.Row) -> dict[str, Any]:
         "level": _LEVELS[row["severity"]],
         "message": {"text": row["message"]},
         "locations": [_location(data["places"][0])],
-        "partialFingerprints": {"coordinator/v1": row["fingerprint"]},
+        "partialFingerprints": {
+            "coordinator/v1": row["fingerprint"],
+            "primaryLocationLineHash": f"{row['fingerprint'][:16]}:1",  # the only one that GitHub compares
+        },
         "properties": {"state": row["state"], "category": data["category"], "firstSeen": row["first_seen"]},
     }
     if data["cvss"] is not None:
@@ -74,11 +105,5 @@ def _result(row: sqlite3.Row) -> dict[str, Any]:
 def _location(place: list[Any]) -> dict[str, Any]:
     path, line, column = place
     physical: dict[str, Any] = {"artifactLocation": {"uri": quote(path), "uriBaseId": "SRCROOT"}}
-    if line:
-        physical["region"] = {"startLine": line} | ({"startColumn": column} if column else {})
+    physical["region"] = {"startLine": line or 1} | ({"startColumn": column} if column else {})
     return {"physicalLocation": physical}
-
-
-def _links(row: sqlite3.Row) -> list[str]:
-    links: list[str] = json.loads(row["data"])["links"]
-    return links

@@ -79,7 +79,7 @@ def show_scan(data: Mapping[str, Any], width: int) -> list[Line]:
         lines += _scan_lines(found, width)
     if data["sarif"]:
         lines += wrap(f"written to {data['sarif']}", width)
-    return lines or [line("nothing here calls for one of the tools; name some in [discovery] tools")]
+    return lines or [line("nothing here calls for one of the tools; name some in [discovery] extra_tools")]
 
 
 def _scan_lines(found: Mapping[str, Any], width: int) -> list[Line]:

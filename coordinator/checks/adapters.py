@@ -50,7 +50,8 @@ ADAPTERS: Final[Mapping[str, ToolAdapter]] = MappingProxyType({adapter.name: ada
 
 
 def chosen(settings: DiscoverySettings) -> tuple[ToolAdapter, ...]:
-    """Those that a scan asks when it is told no names: the settings', else all that are standard."""
-    if settings.tools:
-        return tuple(ADAPTERS[name] for name in dict.fromkeys(settings.tools))
-    return tuple(adapter for adapter in ADAPTERS.values() if adapter.standard)
+    """Those that a scan asks when it is told no names: the settings', else all that are standard; with and without those that
+    are named besides."""
+    asked = settings.tools or tuple(name for name, adapter in ADAPTERS.items() if adapter.standard)
+    names = dict.fromkeys((*asked, *(name for name in ADAPTERS if name in settings.extra_tools)))
+    return tuple(ADAPTERS[name] for name in names if name not in settings.without_tools)

@@ -55,7 +55,7 @@ class RuffFormat:
         return (
             ""
             if named or _is_used(files)
-            else "nothing in the project says that it is formatted with ruff ([discovery] tools may)"
+            else "nothing in the project says that it is formatted with ruff ([discovery] extra_tools may)"
         )
 
     async def scan(self, order: ScanOrder) -> ScanReport:

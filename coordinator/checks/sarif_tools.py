@@ -37,7 +37,7 @@ class _Sarif(FindingTool):
     standard = False
 
     def uncalled(self, files: TreeFiles, *, named: bool) -> str:
-        return "" if named else "[discovery] tools does not name it"
+        return "" if named else "[discovery] extra_tools does not name it"
 
 
 class SarifCommands(_Sarif):

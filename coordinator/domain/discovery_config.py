@@ -49,12 +49,9 @@ _RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
 def discovery_from(table: TomlTable) -> DiscoverySettings:
     usual = DiscoverySettings()
     table.check_keys(DiscoverySettings.__dataclass_fields__)
-    tools = table.texts("tools", usual.tools, expected=_ONE_TOOL)
-    for index, tool in enumerate(tools):
-        if tool not in DISCOVERY_TOOLS:
-            table.wrong("tools", f'"{tool}" is not known', _ONE_TOOL, inside=(index,))
     severities = [severity.name.lower() for severity in Severity]
     return DiscoverySettings(
+        extra_tools=_tool_names(table, "extra_tools"),
         interval_s=table.seconds("interval_s", usual.interval_s, 1.0, 30 * _DAY_S),
         max_open=table.integer("max_open", usual.max_open, 0, 10_000),
         max_open_per_tool=table.integer("max_open_per_tool", usual.max_open_per_tool, 0, 10_000),
@@ -63,8 +60,17 @@ def discovery_from(table: TomlTable) -> DiscoverySettings:
         role=table.text("role", usual.role, expected="the name of a role card", pattern=_ROLE_OR_NONE),
         select=table.texts("select", usual.select, expected="a ruff rule or its prefix, e.g. F401", pattern=_RULE),
         tool=_tool_tables(table),
-        tools=tools,
+        tools=_tool_names(table, "tools"),
+        without_tools=_tool_names(table, "without_tools"),
     )
+
+
+def _tool_names(table: TomlTable, key: str) -> tuple[str, ...]:
+    names = table.texts(key, (), expected=_ONE_TOOL)
+    for index, name in enumerate(names):
+        if name not in DISCOVERY_TOOLS:
+            table.wrong(key, f'"{name}" is not known', _ONE_TOOL, inside=(index,))
+    return names
 
 
 def _tool_tables(table: TomlTable) -> tuple[ToolSettings, ...]:

@@ -249,6 +249,8 @@ class ToolSettings:
 class DiscoverySettings:
     """What is looked for without being asked (``--self-improve`` or ``scan``)."""
 
+    extra_tools: tuple[str, ...] = ()
+    """Tools to scan with besides those that the project calls for (``mypy``, ``vulture`` and so on)."""
     interval_s: float = 3600.0
     """Pause between full scans; a landing re-scans by itself what it touched."""
     max_open: int = 20
@@ -266,7 +268,14 @@ class DiscoverySettings:
     tool: tuple[ToolSettings, ...] = ()
     """``[[discovery.tool]]``: how single tools are found, run and how often."""
     tools: tuple[str, ...] = ()
-    """Tools to scan with; empty: those that the project calls for."""
+    """Tools to scan with, and no others; empty: those that the project calls for."""
+    without_tools: tuple[str, ...] = ()
+    """Tools not to scan with."""
+
+    @property
+    def named_tools(self) -> tuple[str, ...]:
+        """Those that somebody named, so that it need not be guessed whether the project wants them."""
+        return tuple(dict.fromkeys((*self.tools, *self.extra_tools)))
 
     def of_tool(self, name: str) -> ToolSettings:
         """The table of one tool, or the defaults."""

@@ -129,7 +129,7 @@ class Scanner:
                 settings,
                 around,
                 cache=self._caches / adapter.name,
-                named=adapter.name in settings.tools,
+                named=adapter.name in settings.named_tools,
                 scratch=self._scratch / adapter.name,
             )
         finally:
@@ -153,7 +153,7 @@ class Scanner:
             "environment": surroundings.identity,
             "files": read,
             "format": _FORMAT,
-            "named": adapter.name in settings.tools,
+            "named": adapter.name in settings.named_tools,
             "program": file_identity(located.program) if located.program else located.reason,
             "select": settings.select,
             "settings": asdict(settings.of_tool(adapter.name)),

@@ -31,6 +31,10 @@ def test_the_table_and_the_settings_know_the_same_tools() -> None:
     assert tuple(ADAPTERS) == DISCOVERY_TOOLS
     assert [one.name for one in chosen(DiscoverySettings())] == [one.name for one in ADAPTERS.values() if one.standard]
     assert [one.name for one in chosen(DiscoverySettings(tools=("ruff-format", "ruff-format")))] == ["ruff-format"]
+    standard = [one.name for one in chosen(DiscoverySettings())]
+    more = DiscoverySettings(extra_tools=("vulture", "ruff"), without_tools=("npm-audit",))
+    assert [one.name for one in chosen(more)] == [*(name for name in standard if name != "npm-audit"), "vulture"]
+    assert more.named_tools == ("vulture", "ruff")
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=list(ADAPTERS))
