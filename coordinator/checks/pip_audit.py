@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,7 @@ from coordinator.checks.adapter import (
     walk_files,
 )
 from coordinator.checks.inroads import site_folders
+from coordinator.checks.osv_scores import scores_of, service_of
 from coordinator.checks.python_pins import (
     PACKAGE_FILES,
     canonical_package,
@@ -38,7 +39,16 @@ from coordinator.checks.python_pins import (
 )
 from coordinator.checks.tool import exit_words, last_line
 from coordinator.domain.errors import ToolFailed
-from coordinator.domain.finding import Finding, Fix, Place, ScanReport, ScanStatus, Severity, identified
+from coordinator.domain.finding import (
+    Finding,
+    Fix,
+    Place,
+    ScanReport,
+    ScanStatus,
+    Severity,
+    identified,
+    severity_of_cvss,
+)
 from coordinator.kit import lock
 
 if TYPE_CHECKING:
@@ -125,7 +135,10 @@ class PipAudit:
             moves = await asked.sound_versions(answer)
         except _CouldNotAsk as failed:
             return failed.report
-        found = identified(_findings(SourceLines(order.tree), demands, installed, answer, moves))
+        names = [one.ids for advisories in answer.advisories.values() for one in advisories]
+        service = service_of(order.settings.arguments)
+        scores = await asyncio.to_thread(scores_of, names, service, order.cache)
+        found = identified(_findings(SourceLines(order.tree), demands, installed, answer, moves, scores))
         unread = demands.odd | await asyncio.to_thread(_lost_from_sight, order.cache, demands, answer)
         return ScanReport(
             findings=found, status=ScanStatus.SCANNED, tool=self.name, took_s=asked.took_s, unread=tuple(sorted(unread))
@@ -319,6 +332,7 @@ def _findings(
     installed: Mapping[str, str],
     answer: AuditAnswer,
     moves: Mapping[_Version, str],
+    scores: Mapping[str, float],
 ) -> Iterator[Finding]:
     for at, advisories in answer.advisories.items():
         package, version = at
@@ -326,7 +340,9 @@ def _findings(
         open_ones = demands.of(package) or demands.found[:1] if installed.get(package) == version else []
         for demand in (*pins, *open_ones[:1]):
             for one in advisories:
-                yield _finding(lines, demand, one, at, moves.get(at, ""), direct=demand.package == package)
+                found = _finding(lines, demand, one, at, moves.get(at, ""), direct=demand.package == package)
+                score = scores.get(one.id)
+                yield found if score is None else replace(found, cvss=score, severity=severity_of_cvss(score))
 
 
 def _finding(

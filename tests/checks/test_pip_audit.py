@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from coordinator.checks.adapter import Printed
+from coordinator.checks.osv_scores import scores_of, service_of
 from coordinator.checks.pip_audit import AuditAnswer, PipAudit, understood_audit
 from coordinator.checks.tool import Surroundings, ToolRun
 from coordinator.domain.finding import Fix, ScanReport, ScanStatus, Severity
@@ -50,6 +51,54 @@ async def scan(tree: Path, tmp_path: Path, service: VulnerabilityService, **more
     arguments = more.pop("arguments", service.arguments)
     order = order_for(PipAudit(), tree, tmp_path / f"scratch{number}", arguments=arguments, **more)
     return await PipAudit().scan(order)
+
+
+LETTERS = "CVSS:3.1/AV:N/AC:H/PR:N/UI:R/S:U/C:L/I:N/A:N"
+
+
+async def test_how_grave_it_is_is_asked_for_and_remembered(tmp_path: Path, service: VulnerabilityService) -> None:
+    service.records = {
+        "GHSA-jjjj": {"severity": [{"type": "CVSS_V3", "score": LETTERS}], "database_specific": {"severity": "HIGH"}},
+        "PYSEC-2021-66": {"database_specific": {"severity": "CRITICAL"}},
+        "PYSEC-2018-28": {"severity": [{"type": "CVSS_V3", "score": "nonsense"}], "database_specific": "nonsense"},
+    }
+    tree = write_tree(tmp_path / "tree", **{"requirements.txt": "jinja2==2.10\nrequests==2.19.0\nhopeless==1.0\n"})
+    order = order_for(PipAudit(), tree, tmp_path / "scratch", arguments=service.arguments)
+    for silent in (False, True):
+        report = await PipAudit().scan(order)
+        grave = {one.rule: (one.cvss, one.severity) for one in report.findings}
+        assert grave == {
+            "PYSEC-2018-28": (None, Severity.HIGH),
+            "PYSEC-2019-217": (3.1, Severity.LOW),
+            "PYSEC-2020-1": (None, Severity.HIGH),
+            "PYSEC-2021-66": (9.0, Severity.CRITICAL),
+        }, silent
+        service.records = {}
+
+
+async def test_who_cannot_be_asked_how_grave_it_is_costs_one_question(tmp_path: Path) -> None:
+    asked = []
+
+    def clock() -> float:
+        asked.append(1)
+        return 0.0
+
+    assert scores_of([("GHSA-1",), ("GHSA-2",)], "http://127.0.0.1:9/v1", tmp_path, clock) == {}
+    assert len(asked) == 3, "the limit, and both questions about the first one"
+    assert scores_of([("GHSA-1",)], "file:///etc", tmp_path, clock) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "service"),
+    [
+        ((), "https://api.osv.dev/v1"),
+        (("-s", "osv", "--osv-url", "http://a.example/v1/query"), "http://a.example/v1"),
+        (("--osv-url=http://a.example/v1/query",), "http://a.example/v1"),
+        (("--osv-url",), "https://api.osv.dev/v1"),
+    ],
+)
+def test_it_is_asked_where_the_tool_asks(arguments: tuple[str, ...], service: str) -> None:
+    assert service_of(arguments) == service
 
 
 async def test_each_pin_and_advisory_is_a_finding_and_its_fix_the_lowest_sound_version(
