@@ -6,11 +6,12 @@ Owns one invariant: a tool that is named is one that a scan knows. How each is u
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.cron import cron_fault
 from coordinator.domain.finding import Severity
-from coordinator.domain.settings import DiscoverySettings, ToolSettings
+from coordinator.domain.settings import DiscoverySettings, DismissedSettings, ToolSettings
 from coordinator.domain.task import TASK_ID
 from coordinator.domain.taskfile import LARGEST_PRIORITY
 from coordinator.domain.toml_table import ENV_NAME
@@ -38,12 +39,14 @@ DISCOVERY_TOOLS: Final = (
 """Tools that a scan knows (``checks.adapters``)."""
 
 _CRON: Final = 'five cron fields, e.g. "30 4 * * mon"'
+_DAY: Final = 'a day in quotes, e.g. "2027-01-31"'
 _DAY_S: Final = 24 * 3600.0
 _ENV_RULE: Final = "the name of an environment variable"
 _LARGEST_BYTES: Final = 1 << 50
 _ONE_TOOL: Final = "one of " + ", ".join(DISCOVERY_TOOLS)
 _ROLE_OR_NONE: Final = re.compile(rf"(?:{TASK_ID.pattern})?")
 _RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
+_TOLD: Final = {"reason": "why it is to stay, in a few words", "rule": "a rule or an advisory, e.g. F401 or CVE-2024-1"}
 
 
 def discovery_from(table: TomlTable) -> DiscoverySettings:
@@ -51,6 +54,7 @@ def discovery_from(table: TomlTable) -> DiscoverySettings:
     table.check_keys(DiscoverySettings.__dataclass_fields__)
     severities = [severity.name.lower() for severity in Severity]
     return DiscoverySettings(
+        dismissed=tuple(map(_dismissed, table.tables("dismissed"))),
         extra_tools=_tool_names(table, "extra_tools"),
         interval_s=table.seconds("interval_s", usual.interval_s, 1.0, 30 * _DAY_S),
         max_open=table.integer("max_open", usual.max_open, 0, 10_000),
@@ -63,6 +67,27 @@ def discovery_from(table: TomlTable) -> DiscoverySettings:
         tools=_tool_names(table, "tools"),
         without_tools=_tool_names(table, "without_tools"),
     )
+
+
+def _dismissed(table: TomlTable) -> DismissedSettings:
+    table.check_keys(DismissedSettings.__dataclass_fields__)
+    told = {key: table.text(key, expected=expected).strip() for key, expected in _TOLD.items()}
+    for key, expected in _TOLD.items():
+        if not told[key]:
+            table.wrong(key, "is missing", expected)
+    tool, until = table.text("tool", expected=_ONE_TOOL), table.text("until", expected=_DAY)
+    if tool and tool not in DISCOVERY_TOOLS:
+        table.wrong("tool", f'"{tool}" is not known', _ONE_TOOL)
+    if until and not _is_day(until):
+        table.wrong("until", f'"{until}" is no day', _DAY)
+    return DismissedSettings(**told, path=table.text("path", expected="a glob of files"), tool=tool, until=until)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _tool_names(table: TomlTable, key: str) -> tuple[str, ...]:

@@ -246,9 +246,26 @@ class ToolSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DismissedSettings:
+    """``[[discovery.dismissed]]``: findings of a rule, or about an advisory by any of its ids, that are to stay."""
+
+    path: str = ""
+    """Glob of the files; empty: all."""
+    reason: str
+    """Why, for whoever asks later."""
+    rule: str
+    tool: str = ""
+    """Empty: whichever tells of it."""
+    until: str = ""
+    """The last day on which it holds (``2027-01-31``); empty: for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoverySettings:
     """What is looked for without being asked (``--self-improve`` or ``scan``)."""
 
+    dismissed: tuple[DismissedSettings, ...] = ()
+    """``[[discovery.dismissed]]``: what is known and lived with, for everybody who has the repository."""
     extra_tools: tuple[str, ...] = ()
     """Tools to scan with besides those that the project calls for (``mypy``, ``vulture`` and so on)."""
     interval_s: float = 3600.0

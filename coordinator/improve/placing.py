@@ -14,6 +14,7 @@ from coordinator.improve.autofolder import AutoFolder
 from coordinator.improve.autotask import ToolProfile
 from coordinator.policy.grouping import GroupLimits
 from coordinator.policy.placement import AT_WORK, Spooled, place
+from coordinator.policy.standing import stand
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,11 @@ class TaskPlacer:
             states=self._register.task_states(ADAPTERS),
             taken=there.taken,
         )
-        placement = place(tuple(self._register.known().values()), spooled, self._limits())
+        known = self._register.known()
+        judged = list(stand(known.values(), self._settings.dismissed, at[:10]))
+        self._register.keep(judged, at=at)
+        known |= {one.finding.fingerprint: one for one in judged}
+        placement = place(tuple(known.values()), spooled, self._limits())
         groups = {group.id: group for group in placement.write}
         texts = {task_id: autotask.render(group, profiles[group.key.tool]) for task_id, group in groups.items()}
         refused = {task_id for task_id, text in texts.items() if not self._folder.write(task_id, text)}

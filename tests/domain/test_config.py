@@ -297,6 +297,45 @@ def test_a_tool_s_table_that_cannot_be_is_named(line: str, key: str) -> None:
     assert [name for _, name in faults(f"[[discovery.tool]]\n{line}\n")] == [key]
 
 
+def test_what_a_project_lives_with_has_a_reason_and_may_have_an_end() -> None:
+    got = read("""
+[discovery]
+extra_tools = ["mypy"]
+without_tools = ["npm-audit"]
+
+[[discovery.dismissed]]
+rule = "CVE-2024-1"
+reason = "not reachable"
+until = "2027-01-31"
+
+[[discovery.dismissed]]
+tool = "ruff"
+rule = "S101"
+path = "tests/**"
+reason = "tests assert"
+""").discovery
+    assert [(one.rule, one.reason, one.until, one.tool, one.path) for one in got.dismissed] == [
+        ("CVE-2024-1", "not reachable", "2027-01-31", "", ""),
+        ("S101", "tests assert", "", "ruff", "tests/**"),
+    ]
+    assert (got.extra_tools, got.without_tools) == (("mypy",), ("npm-audit",))
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('rule = "F401"', "reason"),
+        ('reason = "so"', "rule"),
+        ('rule = "F401"\nreason = "so"\nuntil = "2027-02-30"', "until"),
+        ('rule = "F401"\nreason = "so"\nuntil = "soon"', "until"),
+        ('rule = "F401"\nreason = "so"\ntool = "sonar"', "tool"),
+        ('rule = "F401"\nreason = "so"\ncolour = "red"', "colour"),
+    ],
+)
+def test_a_dismissal_that_cannot_be_is_named(lines: str, key: str) -> None:
+    assert [name for _, name in faults(f"[[discovery.dismissed]]\n{lines}\n")] == [f"discovery.dismissed[0].{key}"]
+
+
 def test_what_discovery_does_not_know_is_named() -> None:
     text = '[discovery]\ntools = ["ruff", "sonar"]\nmodel_severity = "bad"\nrole = "No Role"\n'
     assert [key for _, key in faults(text)] == ["discovery.tools[1]", "discovery.model_severity", "discovery.role"]

@@ -19,7 +19,7 @@ from coordinator.checks.ruff_format import RuffFormat
 from coordinator.checks.ruff_lint import RuffLint
 from coordinator.domain.event import FindingsFolded, FindingsJudged, Noticed, ScanTakesLong, TaskChanged, TaskLanded
 from coordinator.domain.finding import ScanReport, ScanStatus
-from coordinator.domain.settings import ToolSettings
+from coordinator.domain.settings import DismissedSettings, ToolSettings
 from coordinator.domain.task import TaskState
 from coordinator.domain.taskfile import parse
 from coordinator.fleet.autofix import FIXED, mend
@@ -632,6 +632,21 @@ async def test_a_slow_tool_keeps_nobody_s_tasks_waiting(repository: Path, monkey
     go_on.set()
     assert [(report.tool, report.queued) for report in await scan] == [("ruff", 3), ("ruff-format", 1)]
     assert not (rig.layout.state / "scan").exists()
+
+
+async def test_what_the_settings_dismiss_has_no_task(repository: Path) -> None:
+    commit(repository, dict(FAULTS))
+    word = DismissedSettings(reason="we like it so", rule="F401", path="shop/*")
+    rig = Rig(repository, dismissed=(word,))
+    await rig.discovery.scan(write=True)
+    dismissed = [row for row in rig.rows() if row["state"] == "dismissed"]
+    assert {row["rule"] for row in dismissed} == {"F401"}
+    assert {row["reason"] for row in dismissed} == {"we like it so (by the settings, [[discovery.dismissed]])"}
+    assert not any("f401" in name for name in rig.files())
+    free = Rig(repository)
+    await free.discovery.scan(fresh=True, write=True)
+    assert "dismissed" not in free.states()
+    assert any("f401" in name for name in free.files())
 
 
 async def test_a_tool_that_takes_long_gives_a_sign_of_life(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
