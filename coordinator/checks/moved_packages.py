@@ -30,6 +30,11 @@ INSTALLED: Final = "site-packages"
 """The name by which ``origins`` knows that what lies below is nobody's source."""
 _OPTIONS: Final = ("--quiet", "--disable-pip-version-check", "--no-input", "--prefer-binary")
 _REMEDY: Final = 'see that pip can install them here; or let untested work land with [gate] untested = "land"'
+NO_TEST: Final = Unavailable(
+    check="tests",
+    reason="the project has none that could show whether it bears what was moved",
+    remedy='add one; or set [gate] untested = "land"',
+)
 _is_package_file: Final = glob_matcher(PACKAGE_FILES)
 
 
@@ -47,8 +52,7 @@ class MovedPackages:
         if self.missing is not None:
             yield self.missing
         elif self.folder is not None and not tested:
-            reason = "the project has no test that could show whether it bears what was moved"
-            yield Unavailable(check="tests", reason=reason, remedy='add one; or set [gate] untested = "land"')
+            yield NO_TEST
 
 
 def requirement_files(changed: Collection[str]) -> list[str]:

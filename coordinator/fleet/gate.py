@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordinator.checks.detect import Check, GatePlan, detect
-from coordinator.checks.moved_packages import MovedPackages, install, moved_between, requirement_files
+from coordinator.checks.moved_packages import NO_TEST, MovedPackages, install, moved_between, requirement_files
 from coordinator.checks.pytest import NOTHING_COLLECTED
 from coordinator.checks.shell import run_command
 from coordinator.checks.tool import temporary_folder
@@ -167,6 +167,8 @@ class Gate:
         before, after = await asyncio.to_thread(moved_between, names, target, merged)
         if not after:
             return MovedPackages()
+        if not plan.has_tests and self._settings.untested != "land":
+            return MovedPackages(missing=NO_TEST)  # nothing that is installed would show anything
         with self._at("pip install"):
             moved = await install(before, after, plan.surroundings, trees.scratch())
         if moved.folder is not None:

@@ -102,4 +102,7 @@ async def test_without_any_test_it_waits(shop: Shop) -> None:
     bare = work(shop.repository, shop.head, {"tests/test_cross.py": None})
     verdict = await shop.move("1.1", bare)
     assert (verdict.kind, verdict.broken_tasks) == (VerdictKind.BROKEN, ("move",))
-    assert "no test that could show" in verdict.reason
+    assert "the project has none that could show" in verdict.reason
+    landed = await shop.move("1.1", bare, untested="land")
+    assert (landed.kind, "none that could show" in landed.untested) == (VerdictKind.PASSED, True)
+    assert (await shop.move("3.0", bare, untested="land")).kind is VerdictKind.FAILED
