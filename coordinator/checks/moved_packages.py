@@ -139,5 +139,6 @@ async def _pip(pip: list[str], wanted: list[str], surroundings: Surroundings, sc
 def _complaint(ran: ToolRun) -> str:
     if ran.broken_by is not None:
         return ran.problem
-    errors = [line.strip() for line in ran.output.splitlines() if line.lstrip().startswith(("ERROR:", "error:", "×"))]
+    lines = [line.strip() for line in ran.output.splitlines()]
+    errors = [line for mark in ("ERROR:", "error:", "×") for line in lines if line.startswith(mark)]
     return errors[0][:200] if errors else exit_words(ran) if last_line(ran.output) else f"exited with {ran.code}"

@@ -44,4 +44,6 @@ def drawn(probabilities: Sequence[float], chance: float) -> int:
         chance -= probability
         if chance < 0:
             return number
-    return max(range(len(probabilities)), key=lambda number: probabilities[number])
+    return max(
+        number for number, probability in enumerate(probabilities) if probability > 0
+    )  # the sum was rounded down
