@@ -10,7 +10,10 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from coordinator.control.feedback import FeedbackCollector
+from coordinator.control.fleet_knobs import fleet_knobs
 from coordinator.control.fleet_size import FleetSizer
+from coordinator.control.knob_board import KnobBoard
+from coordinator.control.knob_panel import LivePanel
 from coordinator.control.meters import telemetry_meters
 from coordinator.control.model_router import ModelRouter
 from coordinator.control.telemetry_bus import TelemetryBus
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from coordinator.domain.meter import Meter
     from coordinator.domain.settings import Settings
+    from coordinator.fleet.lander import Lander
+    from coordinator.fleet.pool import AgentPool
     from coordinator.gateway.gateway import Gateway
     from coordinator.kit.bus import Bus
     from coordinator.kit.clock import Clock
@@ -44,6 +49,7 @@ class Steering:
         self_improve: bool,
         top: Path,
     ) -> None:
+        self._bus, self._clock, self._store = bus, clock, store
         self._gateway = gateway
         prices = PriceQuotes(
             settings.gateway, upstreams_of(settings.gateway, os.environ).known, lambda: clock.now().date()
@@ -56,6 +62,30 @@ class Steering:
         )
         bus.tap(self.feedback.take)
         bus.tap(self.telemetry.take)
+
+    def board(self, pool: AgentPool, lander: Lander) -> KnobBoard:
+        """All knobs, each at its place; turned as they were left."""
+        sizer = self.sizer
+
+        def linger(value: float) -> None:
+            sizer.linger_s = value
+            pool.idle_exit_s = sizer.idle_exit_s
+
+        def knob(place: object, name: str, kind: type = int) -> tuple[Callable[[], float], Callable[[float], None]]:
+            return lambda: float(getattr(place, name)), lambda value: setattr(place, name, kind(value))
+
+        fleet = fleet_knobs(
+            {
+                "agents": knob(sizer, "most"),
+                "ahead_s": knob(sizer, "ahead_known_s", float),
+                "batch": knob(lander, "batch"),
+                "linger_s": (lambda: sizer.linger_s, linger),
+                "spare": knob(sizer, "spare"),
+            }
+        )
+        board = KnobBoard(self._store, self._clock, (self._gateway, LivePanel(self._bus, fleet)))
+        board.begin()
+        return board
 
     async def _upstreams(self) -> Sequence[Mapping[str, Any]]:
         return await self._gateway.ask(lambda engine: engine.upstreams())

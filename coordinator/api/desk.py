@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.control.feedback import FeedbackCollector
+    from coordinator.control.knob_board import KnobBoard
     from coordinator.control.telemetry_bus import TelemetryBus
     from coordinator.domain.settings import Settings
     from coordinator.gateway.gateway import Gateway
@@ -148,6 +149,8 @@ class LiveDaemon(Operations, Protocol):
     def feedback(self) -> FeedbackCollector: ...
     @property
     def gateway(self) -> Gateway: ...
+    @property
+    def knobs(self) -> KnobBoard: ...
     @property
     def layout(self) -> Layout: ...
     @property
