@@ -17,6 +17,7 @@ from coordinator.control.knob_panel import LivePanel
 from coordinator.control.meters import telemetry_meters
 from coordinator.control.model_router import ModelRouter
 from coordinator.control.telemetry_bus import TelemetryBus
+from coordinator.control.tuning import TuningController
 from coordinator.gateway.quotes import PriceQuotes
 from coordinator.gateway.upstream import upstreams_of
 
@@ -51,6 +52,7 @@ class Steering:
     ) -> None:
         self._bus, self._clock, self._store = bus, clock, store
         self._gateway = gateway
+        self._self_improve, self._settings = self_improve, settings
         prices = PriceQuotes(
             settings.gateway, upstreams_of(settings.gateway, os.environ).known, lambda: clock.now().date()
         )
@@ -86,6 +88,20 @@ class Steering:
         board = KnobBoard(self._store, self._clock, (self._gateway, LivePanel(self._bus, fleet)))
         board.begin()
         return board
+
+    def tuning(self, board: KnobBoard) -> TuningController:
+        """Who turns them."""
+        tuning = TuningController(
+            self._clock,
+            self._store,
+            board,
+            self._settings,
+            self._gateway.samples,
+            random.Random(),
+            self_improve=self._self_improve,
+        )
+        self._bus.tap(tuning.take)
+        return tuning
 
     async def _upstreams(self) -> Sequence[Mapping[str, Any]]:
         return await self._gateway.ask(lambda engine: engine.upstreams())

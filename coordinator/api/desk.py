@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from coordinator.control.feedback import FeedbackCollector
     from coordinator.control.knob_board import KnobBoard
     from coordinator.control.telemetry_bus import TelemetryBus
+    from coordinator.control.tuning import TuningController
     from coordinator.domain.settings import Settings
     from coordinator.gateway.gateway import Gateway
     from coordinator.kit.bus import Bus
@@ -159,6 +160,8 @@ class LiveDaemon(Operations, Protocol):
     def store(self) -> Store: ...
     @property
     def telemetry(self) -> TelemetryBus: ...
+    @property
+    def tuning(self) -> TuningController: ...
     def agents(self) -> tuple[LiveAgent, ...]: ...
     def snapshot(self) -> LiveSnapshot: ...
     def turned_s(self) -> float:

@@ -143,6 +143,35 @@ def show_freeze(data: Mapping[str, Any], width: int) -> list[Line]:
     return wrap(said, width, style=WARN if data["frozen"] else GOOD)
 
 
+async def attempt(desk: Desk, asked: KnobArguments) -> Reply:
+    board = board_of(desk)
+    assert desk.live is not None
+    reading = await board.reading(asked.name)
+    name, _, upstream = asked.name.partition("@")
+    if name != "calls" or not upstream:
+        raise BadInput([Problem(file=asked.name, message="cannot be tried", expected="calls@ and an upstream")])
+    try:
+        value = float(asked.value)
+    except ValueError:
+        raise BadInput([Problem(file=asked.name, message=f"{asked.value!r} is no number")]) from None
+    if fault := reading.knob.fault(value):
+        raise BadInput([Problem(file=asked.name, message=fault, expected="a value within its bounds")])
+    tuning = desk.live.tuning
+    if not tuning.on or not board.may_turn(reading):
+        raise BadInput([Problem(file=asked.name, message="nobody turns it but you", expected=_TRYABLE)])
+    if not tuning.limits.advise(upstream, int(value), asked.reason or "a person would like to know"):
+        raise BadInput([Problem(file=asked.name, message="no call went there yet")])
+    return Reply(data={"name": asked.name, "value": value})
+
+
+_TRYABLE: Final = "[control] tuning on or --self-improve, the knob not pinned and the loop not frozen"
+
+
+def show_attempt(data: Mapping[str, Any], width: int) -> list[Line]:
+    text = f"{data['name']} is to be tried at {data['value']:g} when enough calls are under way; `coordinator changes` tells"
+    return wrap(text, width, style=GOOD)
+
+
 # -- changes -------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +253,15 @@ VERBS = (
         example="coordinator knobs show hold_s",
         reach=Reach.DAEMON,
         show=show_knob,
+    ),
+    Verb(
+        name="knobs try",
+        arguments=KnobArguments,
+        call=attempt,
+        doc="Try a value for half a minute; it is kept if the upstream delivers more with it.",
+        example="coordinator knobs try calls@anthropic 20",
+        reach=Reach.DAEMON,
+        show=show_attempt,
     ),
     Verb(
         name="knobs unfreeze",

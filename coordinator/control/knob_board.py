@@ -42,6 +42,8 @@ class KnobBoard:
         self.frozen: bool = kept.get("frozen", False)
         """Whether the loop turns nothing; a person still may."""
         self.pinned: set[str] = set(kept.get("pinned", ()))
+        self.on_trial: set[int] = set()
+        """Numbers of changes that are not judged yet."""
 
     def begin(self) -> None:
         """Turn what was turned before; trials of an earlier daemon are over."""
@@ -115,9 +117,17 @@ class KnobBoard:
         await self._turn(reading, new, author, why)
         verdict = ChangeVerdict.TRIED if trial else ChangeVerdict.KEPT
         number = self._record(reading, new, author, why, trial=trial, verdict=verdict)
-        if not trial:
+        if trial:
+            self.on_trial.add(number)
+        else:
             self._remember(reading, new)
         return number
+
+    async def alternate(self, name: str, value: float, reason: str) -> None:
+        """Within a trial, from one of its values to the other; this is no change of its own."""
+        reading = await self.reading(name)
+        if reading.value != value:
+            await self._turn(reading, value, ChangeAuthor.BLOCK, reason)
 
     async def settle(
         self, number: int, name: str, verdict: ChangeVerdict, outcome: str, *, back_to: float, author: ChangeAuthor
@@ -131,6 +141,7 @@ class KnobBoard:
         self.note_outcome(number, verdict, outcome)
 
     def note_outcome(self, number: int, verdict: ChangeVerdict, outcome: str) -> None:
+        self.on_trial.discard(number)
         at = self._clock.now().isoformat()
         self._store.execute("knob_change_settle", at=at, number=number, outcome=outcome, verdict=verdict.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from coordinator.control.fleet_knobs import FLEET_KNOBS
 from coordinator.control.knob_board import KnobBoard
 from coordinator.control.knob_panel import LiveKnob, LivePanel
+from coordinator.control.objective import Score
+from coordinator.control.snapshot_store import SnapshotStore
 from coordinator.domain.errors import BadInput, DaemonUnreachable
 from coordinator.domain.knob import ChangeAuthor
 from tests.api.test_verbs_gateway import ask, house_of, shown
@@ -113,3 +116,54 @@ async def test_without_a_daemon_there_is_nothing_to_turn(place: Place) -> None:
     for verb in ("knobs list", "knobs freeze"):
         with pytest.raises(DaemonUnreachable, match="no daemon"):
             await ask(place, verb, live=False)
+
+
+@dataclass
+class Tuner:
+    """What is asked of a tuning controller."""
+
+    on: bool = True
+    advised: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def limits(self) -> Tuner:
+        return self
+
+    def advise(self, upstream: str, calls: int, _: str) -> bool:
+        self.advised.append((upstream, calls))
+        return upstream == "team"
+
+
+async def test_a_value_is_tried_where_the_loop_may_turn_it(place: Place) -> None:
+    async with house_of(place) as house:
+        made = board(place, house.gateway)
+        place.live.tuning = tuner = Tuner()  # type: ignore[attr-defined]
+        reply = await ask(place, "knobs try", name="calls@team", value="2")
+        assert "is to be tried at 2" in shown(place, "knobs try", reply)
+        assert tuner.advised == [("team", 2)]
+        for name, value in (("calls@team", "9"), ("calls@echo", "2"), ("hold_s", "2"), ("calls@team", "two")):
+            with pytest.raises(BadInput):
+                await ask(place, "knobs try", name=name, value=value)
+        made.freeze(True)
+        with pytest.raises(BadInput, match="nobody turns it but you"):
+            await ask(place, "knobs try", name="calls@team", value="2")
+        assert {one["name"]: one["value"] for one in await made.list()}["calls@team"] == 4
+
+
+async def test_snapshots_are_listed_compared_and_restored(place: Place) -> None:
+    turned, values = fleet_board(place)
+    assert "No snapshot" in shown(place, "knobs snapshots", await ask(place, "knobs snapshots"))
+    kept = SnapshotStore(place.live.store, place.live.clock)
+    kept.take(values, "as the daemon began", Score(calls=9, took_s=3600.0, value_usd=5.0))
+    await turned.set("agents", 9, "more")
+    kept.take(values, "agents by person", Score(calls=9, took_s=3600.0, value_usd=3.0))
+    said = shown(place, "knobs snapshots", await ask(place, "knobs snapshots", live=False))
+    assert "light 5 (best)" in said
+    reply = await ask(place, "knobs diff", old=1, new=2)
+    assert reply.data["differences"] == [{"knob": "agents", "new": 9, "old": 4}]
+    assert (await ask(place, "knobs restore", version=1)).data["turned"] == ["agents"]
+    assert values == {"agents": 4}
+    assert "snapshot 1 is restored" in shown(place, "changes", await ask(place, "changes")).replace("\n    ", " ")
+    assert (await ask(place, "knobs restore", version=1)).data["turned"] == []
+    with pytest.raises(BadInput, match="no snapshot"):
+        await ask(place, "knobs diff", old=1, new=7)
