@@ -24,12 +24,12 @@ SETTLE_TICKS: Final = 4
 DEEPEST_CUT: Final = 0.5
 CUT_TEST_TICKS: Final = 5
 CALIBRATION: Final = 0.75
-CALIBRATION_TICKS: Final = 4
 LEAST_CALIBRATED: Final = 4.0
 CROWD: Final = 1.5
 """So many times more calls at once than when it was asked last are a new question."""
-CALLS_IN_A_TEST: Final = 48
 SHORTEST_TICKS, LONGEST_TICKS = 4, 12
+SURE: Final = 2.0
+"""A test is as long as it takes for what divides kept from reverted to be twice the noise of its outcome away from either."""
 FILL_TICKS: Final = 2
 """Calls that were just let in deliver nothing yet."""
 NEXT_TICKS, NEXT_GROWTH, LAST_TICKS = 36, 4, 2880
@@ -190,22 +190,26 @@ class LimitProbe:
             return None
         if not self._falling:
             self._reference += _MEMORY * (speed - self._reference)
-        if len(self._rates) < self._test_ticks(seen):
+        if len(self._rates) < SHORTEST_TICKS:
             return None
         if self._advised is not None:
             (calls, advice), self._advised = self._advised, None
             old = self._held(seen)
-            return self._begin(_Trying.ADVICE, old, calls, self._test_ticks(seen), advice) if calls != old else None
+            ticks = self._test_ticks(old, calls)
+            return self._begin(_Trying.ADVICE, old, calls, ticks, advice) if calls != old else None
         if seen.in_flight >= LEAST_CALIBRATED and (self._calibrate or seen.in_flight > CROWD * self._calibrated):
             return self._try_less(seen)
         return self._try_more(seen) if seen.bound and seen.limit is not None else None
 
     def _try_less(self, seen: ProbeTick) -> ProbeMove | None:
         old = self._held(seen)
-        self._calibrate, self._calibrated = False, old
         new = math.floor(old * CALIBRATION)
+        ticks = self._test_ticks(old, new)
+        if len(self._rates) < ticks:
+            return None
+        self._calibrate, self._calibrated = False, old
         why = f"is as much delivered with fewer than {old:.0f} calls at once?"
-        return self._begin(_Trying.CALIBRATION, old, new, CALIBRATION_TICKS, why)
+        return self._begin(_Trying.CALIBRATION, old, new, ticks, why)
 
     def _try_more(self, seen: ProbeTick) -> ProbeMove | None:
         assert seen.limit is not None
@@ -217,8 +221,11 @@ class LimitProbe:
             new = min(2 * old, math.ceil(self._last_good))
         else:
             new = math.ceil(old * (1.5 if old < 8 else 1.25))
+        ticks = self._test_ticks(old, new)
+        if len(self._rates) < ticks:
+            return None
         why = f"calls wait, and {old} at once deliver {_means(self._rates)[0]:.3g} bytes/s"
-        return self._begin(_Trying.GROWTH, old, new, self._test_ticks(seen), why)
+        return self._begin(_Trying.GROWTH, old, new, ticks, why)
 
     def _cut(self, seen: ProbeTick, speed: float) -> ProbeMove | None:
         """Some looks after the fall was seen: by the ratio of speeds, if it is still there."""
@@ -243,8 +250,10 @@ class LimitProbe:
         calls = _means(self._rates)[1]
         return calls if seen.limit is None else min(float(seen.limit), calls + 1)
 
-    def _test_ticks(self, seen: ProbeTick) -> int:
-        return min(max(math.ceil(CALLS_IN_A_TEST / seen.in_flight), SHORTEST_TICKS), LONGEST_TICKS)
+    def _test_ticks(self, old: float, new: float) -> int:
+        noise, margin = self.noise or LOUDEST, 0.5 * abs(new / old - 1)
+        wanted = 2 * (SURE * noise / margin) ** 2 if margin else math.inf
+        return min(max(math.ceil(min(wanted, LONGEST_TICKS)), SHORTEST_TICKS), LONGEST_TICKS)
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
