@@ -311,9 +311,9 @@ class Engine:
         return before
 
     def _restore(self, turned: Mapping[str, tuple[float, float | None]]) -> None:
-        """Settings that were changed since are the newer word."""
+        """Settings that were changed since are the newer word. Names that are not known here are passed over."""
         for name, (value, usual) in turned.items():
-            if usual is not None and usual != self._usual.get(name, usual):
+            if name not in self._usual or usual not in (None, self._usual[name]):
                 continue
             try:
                 self._set(name, value)

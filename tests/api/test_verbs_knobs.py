@@ -13,7 +13,7 @@ from coordinator.control.knob_panel import LiveKnob, LivePanel
 from coordinator.control.objective import Score
 from coordinator.control.snapshot_store import SnapshotStore
 from coordinator.domain.errors import BadInput, DaemonUnreachable
-from coordinator.domain.knob import ChangeAuthor
+from coordinator.domain.knob import ChangeAuthor, KnobReading
 from tests.api.test_verbs_gateway import ask, house_of, shown
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ async def test_what_was_set_stands_when_the_next_gateway_begins(place: Place) ->
         board(place, house.gateway)
         assert {one["name"]: one["value"] for one in (await ask(place, "knobs list")).data["knobs"]}["rag_width"] == 8
         await house.stop()
-    async with house_of(place, begin=lambda gateway: board(place, gateway).begin()):
+    kept = board(place)
+    kept._remember(KnobReading(default=4.0, knob=FLEET_KNOBS[0], value=4.0), 3.0)
+    async with house_of(place, begin=lambda gateway: board(place, gateway).begin()) as house:
+        assert house.said("noticed") == []  # the fleet's knobs are none of the gateway's
         found = {one["name"]: one["value"] for one in (await ask(place, "knobs list")).data["knobs"]}
         assert (found["rag_width"], found["calls@team"]) == (3, 1)
 
