@@ -34,6 +34,8 @@ FILL_TICKS: Final = 2
 """Calls that were just let in deliver nothing yet."""
 NEXT_TICKS, NEXT_GROWTH, LAST_TICKS = 36, 4, 2880
 """After a growth that did not help, the next is tried so much later, each time so many times later, up to 4 h of 5-s ticks."""
+FINEST: Final = 2
+"""A growth that helped a little, but not enough, is tried again by half, and by half of that."""
 RETURN_TICKS, RETURN_WITHIN_TICKS = 12, 720
 DRAIN_TICKS: Final = 24
 NOISE_TICKS: Final = 8
@@ -96,6 +98,7 @@ class LimitProbe:
         self._calibrated = 0.0
         self._cut_at = -RETURN_WITHIN_TICKS
         self._falling = 0.0
+        self._finer = 0
         self._growth_wait = NEXT_TICKS
         self._last_good = 0.0
         self._limit: int | None = None
@@ -119,7 +122,7 @@ class LimitProbe:
         self._calibrate, self._growth_wait, self._next_growth = True, NEXT_TICKS, 0
         self._reference = None
         self._cut_at = self._tick - RETURN_WITHIN_TICKS
-        self._last_good = 0.0
+        self._finer, self._last_good = 0, 0.0
 
     def advise(self, calls: int, why: str) -> None:
         """Somebody thinks that so many calls at once are better: the next test is of that."""
@@ -220,7 +223,7 @@ class LimitProbe:
         if returning and self._last_good > old:
             new = min(2 * old, math.ceil(self._last_good))
         else:
-            new = math.ceil(old * (1.5 if old < 8 else 1.25))
+            new = old + max(1, math.ceil(old * (0.5 if old < 8 else 0.25) / 2**self._finer))
         ticks = self._test_ticks(old, new)
         if len(self._rates) < ticks:
             return None
@@ -273,17 +276,18 @@ class LimitProbe:
         if kept:
             self._limit = test.new
             self._reference = math.log(rate / calls)
-        self._judged(test, seen, kept)
+        self._judged(test, seen, kept, promising=change > 0.2 * moved > 0)
         said = f"{moved:+.0%} calls at once delivered {change:+.0%} bytes/s"
         return ProbeMove(kept=kept, why=said)
 
-    def _judged(self, test: _Test, seen: ProbeTick, kept: bool) -> None:
+    def _judged(self, test: _Test, seen: ProbeTick, kept: bool, *, promising: bool) -> None:
         match test.kind:
             case _Trying.CALIBRATION:
                 self._calibrate = kept  # once more, until less is delivered
             case _Trying.CUT:
                 self._cut_at = self._tick if kept else self._cut_at
                 self._calibrate = kept  # a cut is at most by half
+                self._finer = 0
                 self._reference = math.log(seen.delivered_per_s / seen.in_flight) if not kept else self._reference
                 self._next_growth = self._tick + RETURN_TICKS
             case _Trying.ADVICE:
@@ -292,6 +296,9 @@ class LimitProbe:
                 self._calibrated = float(test.new)
                 self._growth_wait, self._next_growth = NEXT_TICKS, self._tick
                 self._last_good = max(self._last_good, test.new) if self._last_good else 0.0
+            case _Trying.GROWTH if promising and self._finer < FINEST:
+                self._finer += 1
+                self._next_growth = self._tick + RETURN_TICKS
             case _Trying.GROWTH:
                 self._put_off()
 
@@ -300,6 +307,7 @@ class LimitProbe:
         if age < RETURN_WITHIN_TICKS:
             self._next_growth = self._tick + max(RETURN_TICKS, age // 4)
             return
+        self._finer = 0
         self._next_growth = self._tick + self._growth_wait
         self._growth_wait = min(self._growth_wait * NEXT_GROWTH, LAST_TICKS)
 

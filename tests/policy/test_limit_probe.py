@@ -101,6 +101,15 @@ def test_a_capacity_that_falls_is_followed_and_its_return_is_found(seed: int) ->
     assert 9 <= played.world.limit.cap <= 17
 
 
+@pytest.mark.parametrize("seed", [31, 32, 33])
+def test_where_half_as_many_more_are_too_many_one_more_is_tried(seed: int) -> None:
+    played = Played(SharedUpstream(seed, agents=14, cap=5, capacity=6.5))
+    played.pass_to(1200)
+    while played.moves[-1][1].calls is not None:  # a test goes on
+        played.pass_to(played.world.at_s + 5)
+    assert played.world.limit.cap in (6, 7)
+
+
 def test_all_calls_slower_alike_is_no_reason_to_hold_them_back() -> None:
     def slow(world: SharedUpstream) -> None:
         world.speed = 0.25
