@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,8 @@ async def test_what_refusals_teach_is_written_down_as_theirs(tmp_path: Path) -> 
     assert [(change["author"], change["new"], change["verdict"]) for change in one.changes()][:1] == [
         ("typed", 8, "kept")
     ]
+    await one.pass_to(1200)
+    assert [change for change in one.changes() if change["author"] == "probe" and change["new"] > 8] == []
 
 
 async def test_frozen_pinned_off_and_dry_nothing_is_turned(tmp_path: Path) -> None:
@@ -142,8 +144,6 @@ class Door:
 
 
 def _deep(live: Any) -> Any:
-    from dataclasses import replace
-
     return replace(live, knob=replace(live.knob, maximum=4096, minimum=8, step=8))
 
 
@@ -170,15 +170,23 @@ async def test_without_calls_or_without_waits_nothing_is_changed(store: Store) -
 # -- fleet size --------------------------------------------------------------------------------------------------------
 
 
-async def blocks(store: Store, worth: dict[float, float], hours: float) -> Panelled:
-    """An hour is worth as much as the fleet is of that size, and all calls wait."""
+async def blocks(store: Store, worth: dict[float, float], hours: float, *, unsettled: bool = False) -> Panelled:
+    """An hour is worth as much as the fleet is of that size, and all calls wait. ``unsettled``: for 25 minutes after each turn it
+    is worth five times as much, whichever way."""
     clock = TurnedClock()
     panel = Panelled(clock, store, {"agents": 12.0}, {"agents": KnobKind.BLOCK})
+    live = panel.panel._knobs["agents"]
+    panel.panel._knobs["agents"] = replace(live, knob=replace(live.knob, settle_s=1800))
+    turned_s, stood = 0.0, 12.0
     chance = random.Random(3)
     tuner = BlockTuner(panel.board, "landed", random.Random(4), dry=False)
     for _ in range(round(hours * 60)):
         clock.at_s += 60
         landed = worth[panel.values["agents"]] * chance.lognormvariate(0, 0.2)
+        if panel.values["agents"] != stood:
+            turned_s, stood = clock.at_s, panel.values["agents"]
+        if unsettled and clock.at_s - turned_s < 1500:
+            landed = 10 / worth[stood]
         await tuner.look(Score(calls=10, landed=landed, took_s=60.0, waited=10), clock.at_s)  # type: ignore[arg-type]
     return panel
 
@@ -192,6 +200,11 @@ async def test_a_smaller_fleet_that_lands_more_is_kept(store: Store) -> None:
     assert BLOCK_S == 7200.0
     assert "pairs of blocks" in change["outcome"]
     assert Panelled(panel.clock, store, {"agents": 12.0}, panel.kinds).values == {"agents": 8}
+
+
+async def test_what_comes_before_a_change_has_settled_is_not_counted(store: Store) -> None:
+    panel = await blocks(store, {12.0: 1.0, 8.0: 2.0}, 60, unsettled=True)
+    assert [change["verdict"] for change in panel.changes()] == ["kept"]
 
 
 async def test_one_that_lands_less_is_taken_back(store: Store) -> None:
@@ -213,6 +226,32 @@ def test_a_time_is_worth_what_landed_less_what_calls_cost(store: Store) -> None:
     assert score.worth("landed") == 2.0
     assert (score.calls, score.failed, score.waited, score.context) == (3, 1, 1, "busy")
     assert objective.take_score(1900.0) == Score(took_s=100.0)
+
+
+def test_a_landing_is_worth_what_the_router_said_when_it_chose(store: Store) -> None:
+    decided = {
+        "arm": "a",
+        "arms": "[]",
+        "at": "",
+        "attempt": 1,
+        "attempts": 3,
+        "generation": 1,
+        "kind": "lint",
+        "pinned": 0,
+    }
+    more = {
+        "policy": "first",
+        "previous": "",
+        "propensities": "[]",
+        "role": "r",
+        "size": "m",
+        "task": "t1",
+        "version": 1,
+    }
+    store.execute("decision_add", value_usd=0.5, **decided, **more)
+    objective = Objective(store, RouterSettings(), 0.0)
+    objective.take(TaskLanded(commit="c", files=(), generation=1, target="t", task="t1"), 10.0)
+    assert objective.take_score(3600.0).worth("value") == 0.5
 
 
 def test_snapshots_are_whole_scored_by_context_and_the_best_has_had_its_hour(store: Store) -> None:
