@@ -146,18 +146,15 @@ def test_a_change_by_somebody_else_ends_the_test_without_a_verdict_and_is_asked_
     assert 9 <= played.world.limit.cap <= 17
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_limit_that_is_a_little_too_wide_is_asked_about_when_it_is_told_of(told: bool) -> None:
+def test_when_it_is_told_of_another_limit_it_asks_first_whether_fewer_would_do() -> None:
     played = Played(SharedUpstream(31, cap=12))
     played.pass_to(1000)
-    while played.moves[-1][1].calls is not None:  # a test goes on
-        played.pass_to(played.world.at_s + 5)
-    began_s = played.world.at_s
-    played.world.limit.set_cap(17)
-    if told:
-        played.probe.outside()
-    played.pass_to(began_s + 200)
-    assert (played.world.limit.cap <= 14) is told
+    before = len(played.moves)
+    played.world.limit.set_cap(16)
+    played.probe.outside()
+    played.pass_to(1200)
+    assert "with fewer than 16 calls" in played.moves[before][1].why
+    assert played.world.limit.cap <= 14
 
 
 LOOKS = st.builds(
