@@ -109,6 +109,8 @@ class LimitProbe:
         self._speeds: deque[float] = deque(maxlen=3 * NOISE_TICKS)
         self._test: _Test | None = None
         self._tick = 0
+        self._told = False
+        """Of a change that is still to be seen."""
 
     @property
     def noise(self) -> float | None:
@@ -120,7 +122,7 @@ class LimitProbe:
         """A person, or another controller, changed something: the test says nothing, and what is best is asked anew."""
         self._forget()
         self._calibrate, self._growth_wait, self._next_growth = True, NEXT_TICKS, 0
-        self._reference = None
+        self._reference, self._told = None, True
         self._cut_at = self._tick - RETURN_WITHIN_TICKS
         self._finer, self._last_good = 0, 0.0
 
@@ -171,7 +173,8 @@ class LimitProbe:
         """The limit is another one, and not by a test: a refusal, or somebody's word."""
         if self._test is None:
             self._rates.clear()
-            self._calibrate = self._calibrate and was is None
+            self._calibrate = self._calibrate and (was is None or self._told)
+            self._told = False
             return None
         return self._give_up("the limit was changed meanwhile")
 
