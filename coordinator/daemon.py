@@ -122,6 +122,8 @@ class Daemon:
         self.pool = self._make_pool()
         self.gate = Gate(self.git, settings, layout, self.store, self.clock, self.bus)
         self.lander = self._make_lander()
+        self.knobs = steering.board(self.pool, self.lander)
+        self.tuning = steering.tuning(self.knobs)
         self.settling = self._make_settling()
         self.steward = self._make_steward()
         self.spool = self._make_spool()

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.control.fleet_size import LOOK_S as SIZE_LOOK_S
+from coordinator.control.tuning import TUNING_LOOK_S
 from coordinator.daemon import Daemon, RunOptions
 from coordinator.domain.errors import BadInput, GateBroken
 from coordinator.domain.event import DaemonDraining, DaemonReady, DaemonReloading, DaemonStopped, Noticed, ReloadRefused
@@ -113,6 +114,7 @@ class Life:
         if daemon.sizer.on:
             daemon.ticks.every("fleet-size", SIZE_LOOK_S, daemon.sizer.look)
         daemon.ticks.every("telemetry", LOOK_S, daemon.telemetry.look)
+        daemon.ticks.every("tuning", TUNING_LOOK_S, daemon.tuning.look)
         if daemon.options.self_improve:
             daemon.discovery.arrange(daemon.ticks)
         services: list[Service] = [] if daemon.traces is None else [daemon.traces]  # stopped last: all is told to it

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from scripts.control_detect import cost, detection, incidents, replayed
 from scripts.control_router import router
 from scripts.control_scaler import scaler
+from scripts.control_tuning import tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -19,4 +20,5 @@ PARTS: Final[Mapping[str, Callable[[Path, bool], Iterator[tuple[str, str, str]]]
     "replay": replayed,
     "router": router,
     "scaler": scaler,
+    "tuning": tuning,
 }

@@ -189,7 +189,12 @@ def _add_parameter(parser: argparse.ArgumentParser, parameter: Parameter) -> Non
     if parameter.operand:
         many = ("+" if parameter.required else "*") if parameter.many else (None if parameter.required else "?")
         parser.add_argument(
-            parameter.name, metavar=parameter.metavar, help=parameter.help, nargs=many, default=parameter.default
+            parameter.name,
+            metavar=parameter.metavar,
+            help=parameter.help,
+            nargs=many,
+            default=parameter.default,
+            type=parameter.kind,
         )
         return
     flags = [flag for flag in (parameter.short, f"--{parameter.spelling}") if flag]

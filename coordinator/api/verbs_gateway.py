@@ -1,7 +1,6 @@
-"""The verbs for who runs the gateway: its upstreams, and the knobs that act while calls pass.
+"""The verbs for who runs the gateway: its upstreams, and what holds calls back from them.
 
-Owns one invariant: what is changed is told on the bus with who changed it and why. A changed knob lasts until the daemon ends;
-what is to last longer belongs into the settings.
+Owns one invariant: what is changed is told on the bus with who changed it and why.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from coordinator.api.verb import NoArguments, Reach, Reply, Verb, operand, option
-from coordinator.api.view import BAD, DIM, GOOD, WARN, Line, line, span, table, wrap
-from coordinator.domain.errors import BadInput, DaemonUnreachable
-from coordinator.domain.problem import Problem
-from coordinator.domain.settings import GatewaySettings
+from coordinator.api.view import BAD, GOOD, WARN, Line, line, span, wrap
+from coordinator.domain.errors import DaemonUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,13 +28,6 @@ class PauseArguments:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamArguments:
     name: str = operand("the upstream", metavar="NAME")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnobArguments:
-    name: str = operand("the knob", metavar="NAME")
-    value: str = operand("a number within its bounds", metavar="VALUE")
-    reason: str = option("why, for whoever asks later", default="", short="-m", metavar="TEXT")
 
 
 def _gateway(desk: Desk) -> Gateway:
@@ -86,53 +76,7 @@ def show_pause(data: Mapping[str, Any], width: int) -> list[Line]:
     return wrap(f"{data['name']} {said}", width, style=WARN if data["paused"] else GOOD)
 
 
-async def knobs(desk: Desk, _: NoArguments) -> Reply:
-    return Reply(data={"knobs": await _gateway(desk).ask(lambda engine: engine.knobs())})
-
-
-def show_knobs(data: Mapping[str, Any], width: int) -> list[Line]:
-    rows = [
-        (one["name"], f"{one['value']:g}", f"{one['minimum']:g} to {one['maximum']:g}", one["about"])
-        for one in data["knobs"]
-    ]
-    return table(("knob", "value", "bounds", ""), rows, width)
-
-
-async def turn(desk: Desk, asked: KnobArguments) -> Reply:
-    try:
-        value = float(asked.value)
-    except ValueError:
-        raise BadInput([Problem(file=asked.name, message=f"{asked.value!r} is no number")]) from None
-    reason = asked.reason or "by hand"
-    await _gateway(desk).ask(lambda engine: engine.turn(asked.name, value, "operator", reason))
-    return Reply(data={"name": asked.name, "value": value})
-
-
-def show_turn(data: Mapping[str, Any], width: int) -> list[Line]:
-    text = f"{data['name']} is {data['value']:g} until the daemon ends"
-    kept = data["name"] in GatewaySettings.__dataclass_fields__
-    more = "To keep it, set it in [gateway] of coordinator.toml." if kept else "The next one begins as this one did."
-    return [*wrap(text, width, style=GOOD), line(span(more, DIM))]
-
-
 VERBS = (
-    Verb(
-        name="knobs list",
-        arguments=NoArguments,
-        call=knobs,
-        doc="List the numbers that may be changed while calls pass.",
-        reach=Reach.DAEMON,
-        show=show_knobs,
-    ),
-    Verb(
-        name="knobs set",
-        arguments=KnobArguments,
-        call=turn,
-        doc="Change one of them, until the daemon ends.",
-        example="coordinator knobs set hold_s 60 -m 'agents time out'",
-        reach=Reach.DAEMON,
-        show=show_turn,
-    ),
     Verb(
         name="upstreams list",
         arguments=NoArguments,

@@ -53,6 +53,10 @@ class FleetSizer:
         self._calls: int | None = None
         self._calls_per_agent = 0.0
         self._last_work = float("-inf")
+        self.ahead_known_s = scale.ahead_s
+        self.linger_s = scale.linger_s
+        self.most = settings.fleet.agents
+        self.spare = scale.spare
         self._size = FleetSize(cap=settings.fleet.agents, wanted=0, why="")
         self._spent = False
         self.on = scale.enabled == "on" or (scale.enabled == "auto" and self_improve)
@@ -61,31 +65,31 @@ class FleetSizer:
     @property
     def ahead_s(self) -> float:
         """How far ahead known work is to be counted; 0 when nobody asks."""
-        return self._scale.ahead_s if self.on else 0.0
+        return self.ahead_known_s if self.on else 0.0
 
     @property
     def idle_exit_s(self) -> float:
         """How long an agent process without work lives."""
-        return self._scale.linger_s if self.on else self._fleet.idle_exit_s
+        return self.linger_s if self.on else self._fleet.idle_exit_s
 
     @property
     def cap(self) -> int:
         """The most agents there may be, as of the last look."""
-        return self._size.cap if self.on else self._fleet.agents
+        return self._size.cap if self.on else self.most
 
     def want(self, busy: int, queued: int, coming: int) -> int:
         """How many agent processes there should be now."""
         if not self.on:
-            return min(busy + queued, self._fleet.agents)
+            return min(busy + queued, self.most)
         now = self._clock.monotonic()
         if busy + queued + coming:
             self._last_work = now
         self._busy = busy
-        recent = now - self._last_work <= self._scale.linger_s
+        recent = now - self._last_work <= self.linger_s
         size = Autoscaler().size(
             FleetDemand(busy=busy, coming=coming, queued=queued, recent=recent), self._bounds(self._free_bytes())
         )
-        if size.cap < self._fleet.agents and size.why != self._size.why:
+        if size.cap < self.most and size.why != self._size.why:
             self._bus.publish(Noticed(subject="fleet", message=f"at most {size.cap} agents for now: {size.why}"))
         self._size = size
         return size.wanted
@@ -120,8 +124,8 @@ class FleetSizer:
             calls_per_agent=self._calls_per_agent,
             free_bytes=free_bytes,
             least=self._scale.least,
-            most=self._fleet.agents,
-            spare=self._scale.spare,
+            most=self.most,
+            spare=self.spare,
             spent=self._spent,
         )
 

@@ -29,10 +29,14 @@ def control_from(table: TomlTable) -> ControlSettings:
     usual = ControlSettings()
     table.check_keys(ControlSettings.__dataclass_fields__)
     return ControlSettings(
+        max_error_rate=table.number("max_error_rate", usual.max_error_rate, 0.0, 1.0),
+        max_wait_s=table.seconds("max_wait_s", usual.max_wait_s, 1.0, 3600.0),
+        objective=table.choice("objective", usual.objective, ("value", "landed")),
         record=table.text("record", usual.record, expected="the path of a file", longest=4096),
         robust_z=table.texts(
             "robust_z", usual.robust_z, expected="a metric that is measured, e.g. token_s", pattern=_MEASURED
         ),
+        tuning=table.choice("tuning", usual.tuning, ("auto", "dry-run", "off", "on")),
     )
 
 

@@ -13,12 +13,21 @@ if TYPE_CHECKING:
 class ControlSettings:
     """What watches over the daemon's own numbers."""
 
+    max_error_rate: float = 0.05
+    """A snapshot of knobs under which more of the calls failed is not the best of any."""
+    max_wait_s: float = 30.0
+    """How long 95 % of calls may wait for their turn; doors let fewer wait when it is longer."""
+    objective: str = "value"
+    """What a set of knobs is judged by: ``value`` (of landed tasks, ``[router] values_usd``, less the cost of calls) or
+    ``landed`` (their number)."""
     record: str = ""
     """A file of the repository (or an absolute path) where all that the detectors are told is written anew by each daemon, for
     ``coordinator telemetry --replay``; empty: none. A busy day is some 30 MB. No prompt and no answer is in it."""
     robust_z: tuple[str, ...] = ()
     """Measured metrics that are judged by a robust Z-score instead: ``first_token_s``, ``token_s``, ``call_s``, ``cost_usd``,
     ``gate_s`` or ``attempt_s``. Many more false alarms; for who wants to see each outlier."""
+    tuning: str = "auto"
+    """``on``, ``off``, ``dry-run`` (changes are recorded and not made), or ``auto``: on with ``--self-improve``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

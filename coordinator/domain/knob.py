@@ -12,6 +12,28 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 
+class ChangeAuthor(enum.StrEnum):
+    """Who turned a knob."""
+
+    BLOCK = "block"
+    PERSON = "person"
+    PROBE = "probe"
+    SERVO = "servo"
+    TYPED = "typed"
+
+
+class ChangeVerdict(enum.StrEnum):
+    """What became of a change."""
+
+    ABORTED = "aborted"
+    """Something else was changed meanwhile: nothing can be said of it. The value is the old one, unless a person set it."""
+    DRY = "dry run"
+    """It would have been made."""
+    KEPT = "kept"
+    REVERTED = "reverted"
+    TRIED = "on trial"
+
+
 class KnobKind(enum.StrEnum):
     """What decides over a knob, and how a change of it can be judged."""
 
@@ -59,3 +81,36 @@ class Knob:
         kept = min(max(value, self.minimum), self.maximum)
         stepped = self.minimum + round((kept - self.minimum) / self.step) * self.step
         return min(max(float(round(stepped)) if self.whole else stepped, self.minimum), self.maximum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobReading:
+    """A knob as it stands. ``default`` is what it begins as: the settings' word, or the product's."""
+
+    default: float
+    knob: Knob
+    value: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.knob.to_json(), "default": self.default, "value": self.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobChange:
+    """One turn of a knob, as it is remembered. ``why`` is the evidence before it, ``trial`` how it is judged (empty: it is not)
+    and ``outcome`` what the judgement rests on."""
+
+    at: str
+    author: ChangeAuthor
+    knob: str
+    new: float
+    number: int
+    old: float
+    outcome: str = ""
+    settled_at: str = ""
+    trial: str = ""
+    verdict: ChangeVerdict
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}

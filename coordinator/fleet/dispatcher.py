@@ -285,7 +285,7 @@ class Dispatcher:
         offers = [entry for entry in self._ledger.in_state(TaskState.READY) if not self._intake.external(entry)]
         self._started = {_key(entry): self._started.get(_key(entry), now) for entry in owned}
         growing = [entry for entry in owned if now - self._started[_key(entry)] < GROWING_S]
-        growing += offers[: max(self._settings.fleet.agents - len(owned), 0)]
+        growing += offers[: max(self._sizer.cap - len(owned), 0)]
         return sum(start_bytes(self._intake.find_card(entry.task)) for entry in growing)
 
     def _wake_at(self, due: float | None) -> float | None:

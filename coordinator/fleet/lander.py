@@ -92,7 +92,7 @@ class Lander:
         self._reason = ""
         self._retry_at = 0.0
         self._wake = asyncio.Event()
-        self.busy = False
+        self.batch, self.busy = settings.gate.batch, False
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Lander:
         if tip is None or obstacle:
             self._stop_line("target", obstacle)
             return
-        batch = self._ready_ones()[: self._settings.gate.batch]
+        batch = self._ready_ones()[: self.batch]
         taken = [candidate for candidate in batch if await self._screen(candidate)]
         stack = await self._stack(tip, taken)
         if not stack:

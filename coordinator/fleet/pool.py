@@ -95,7 +95,7 @@ class AgentPool:
         self._closed = False
         self._hidden = frozenset(hidden)
         self._hands: dict[Member, _Hand] = {}
-        self._idle_exit_s = idle_exit_s
+        self.idle_exit_s = idle_exit_s
         self._layout = layout
         self._not_before = 0.0
         self._pause_s = 0.0
@@ -269,7 +269,7 @@ class AgentPool:
         log = os.open(path, flags, 0o600)
         layout = self._layout
         where = ("--state", str(layout.state), "--repository", str(layout.repository), "--name", name)
-        how = ("--idle-exit", f"{self._idle_exit_s:g}")  # told, so that it need not read the settings
+        how = ("--idle-exit", f"{self.idle_exit_s:g}")  # told, so that it need not read the settings
         try:
             # -P and cwd "/": no file of the user's repository is taken for a module of ours
             command = (self._python, "-P", "-m", "coordinator", "agent", *where, *how)

@@ -33,6 +33,8 @@ class Aftermath:
 
     def __init__(self, clock: Clock, meters: Meters, tell: Callable[[list[Event]], object]) -> None:
         self._clock = clock
+        self.delivered: dict[str, int] = {}
+        """Bytes of good answers of calls that are over, by upstream."""
         self._events: list[Event] = []
         self._meters = meters
         self._over: deque[tuple[Call, float]] = deque()
@@ -41,6 +43,8 @@ class Aftermath:
 
     def add(self, call: Call) -> None:
         """It is over now."""
+        if counts_as_delivered(call):
+            self.delivered[call.upstream] = self.delivered.get(call.upstream, 0) + call.bytes_down
         self._over.append((call, self._clock.monotonic()))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_S, self._go_on)
@@ -74,6 +78,11 @@ class Aftermath:
         events, self._events = self._events, []
         if events:
             self._tell(events)
+
+
+def counts_as_delivered(call: Call) -> bool:
+    """Whether its bytes are an upstream's answer, given once."""
+    return bool(call.upstream) and not call.collapsed and 0 < call.status < 400
 
 
 def served_event(call: Call, ended: float, now: float) -> RequestServed:

@@ -15,6 +15,7 @@ from coordinator.policy.circuit_breaker import CircuitKnobs
 
 if TYPE_CHECKING:
     from coordinator.domain.settings import GatewaySettings
+    from coordinator.gateway.station import Station
 
 
 _ROOM: Final = (0, 4096, 8)
@@ -83,6 +84,17 @@ KNOBS: Final = (
     _knob("stream_width", "answers given at once", KnobKind.BLOCK, _WIDTH, 60, "prompts", whole=True),
     _knob("width", "calls under way at all upstreams", KnobKind.BLOCK, _WIDTH, 120, "calls", whole=True),
 )
+
+
+CALLS_AT: Final = "calls@"
+"""What the name of an upstream's knob begins with."""
+
+
+def calls_knob(station: Station) -> Knob:
+    """How many calls at once an upstream may be given at most. What it refuses lowers the limit below that by itself."""
+    most = station.upstream.settings.max_concurrency or _WIDTH[1]
+    about = "the most calls at once that it is given"
+    return _knob(f"{CALLS_AT}{station.name}", about, KnobKind.PROBE, (1, most, 1), 60, "calls", whole=True)
 
 
 class Dials:

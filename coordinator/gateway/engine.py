@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.domain.errors import BadInput
 from coordinator.domain.event import GatewayReady, KnobTurned, Noticed
+from coordinator.domain.knob import KnobReading
 from coordinator.domain.model_choice import ModelCapacity
 from coordinator.domain.problem import Problem
 from coordinator.domain.upstream import UpstreamKind
-from coordinator.gateway.aftermath import Aftermath
+from coordinator.gateway.aftermath import Aftermath, counts_as_delivered
 from coordinator.gateway.books import Books
 from coordinator.gateway.calls import CallEnding
 from coordinator.gateway.courier import Courier
-from coordinator.gateway.dials import KNOBS, Dials
+from coordinator.gateway.dials import CALLS_AT, KNOBS, Dials, calls_knob
 from coordinator.gateway.doorkeeper import Doorkeeper
 from coordinator.gateway.echo import EchoOrigin
 from coordinator.gateway.keys import ClaimKeys
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from coordinator.domain.event import Event
     from coordinator.domain.meter import Meter
     from coordinator.domain.settings import GatewaySettings
+    from coordinator.domain.upstream_sample import UpstreamSample
     from coordinator.gateway.calls import Call, Calls
     from coordinator.gateway.claimant import Claimant
     from coordinator.gateway.documents import Document
@@ -76,6 +78,8 @@ class EngineOrder:
     found by their words (None: nothing is retrieved). ``tell`` takes batches of events there; ``spent`` is USD by task,
     ``spent_today`` of all.
 
+    ``turned`` are knobs that do not begin as the settings say, with what these said when they were turned (None: as now).
+
     ``render`` turns meters into what a scraper reads: body and content type.
     """
 
@@ -90,6 +94,7 @@ class EngineOrder:
     spent_today: float
     store: Store | None
     tell: Callable[[list[Event]], object]
+    turned: Mapping[str, tuple[float, float | None]]
     upstreams: tuple[Upstream, ...]
     url: str
     who: Callable[[str, int], Claimant | None]
@@ -105,6 +110,7 @@ class Engine:
         self._order = order
         self._stop = asyncio.Event()
         self._trouble: dict[str, tuple[str, float]] = {}
+        self._usual: dict[str, float] = {}
         self.meters = Meters(named_models(settings))
         self.books = Books(settings, today=clock.now().date(), spent_today=order.spent_today, spent=order.spent)
         self.dials = dials = Dials(settings)
@@ -131,6 +137,8 @@ class Engine:
         self._lane = self._make_lane()
         self._pages = Pages(self.stations, self.all_meters, order.render, lambda: calls.closing, self._lane)
         self._relay = self._make_relay()
+        self._usual.update({one.knob.name: one.value for one in self.knobs()})
+        self._restore(order.turned)
 
     def _station(self, upstream: Upstream) -> Station:
         dials, share = self.dials, self._order.settings.retry_share
@@ -263,11 +271,35 @@ class Engine:
         self._named(name).resume()
         self._order.tell([Noticed(subject="gateway", message=f"calls go to {name} again, a few at first")])
 
-    def knobs(self) -> list[dict[str, Any]]:
-        return [{**knob.to_json(), "value": self.dials.value(knob.name)} for knob in KNOBS]
+    def knobs(self) -> list[KnobReading]:
+        values = [(knob, self.dials.value(knob.name)) for knob in KNOBS]
+        values += [(knob := calls_knob(one), min(float(one.limit.cap), knob.maximum)) for one in self.stations]
+        return [
+            KnobReading(default=self._usual.get(knob.name, value), knob=knob, value=value) for knob, value in values
+        ]
+
+    def samples(self) -> list[UpstreamSample]:
+        """What is to be seen of each upstream by whom its limit is tried."""
+        flowing: dict[str, int] = {}
+        for call in self._calls.open():
+            if call.exchange is not None and counts_as_delivered(call):
+                flowing[call.upstream] = flowing.get(call.upstream, 0) + call.exchange.sent_bytes
+        delivered = self._aftermath.delivered
+        return [
+            one.sample(flowing.get(one.name, 0) + delivered.get(one.name, 0))
+            for one in self.stations
+            if one.upstream.kind is not UpstreamKind.ECHO
+        ]
 
     def turn(self, name: str, value: float, author: str, reason: str) -> None:
         """Raises ``BadInput``."""
+        before = self._set(name, value)
+        self._order.tell([KnobTurned(author=author, knob=name, new=value, old=before, reason=reason)])
+
+    def _set(self, name: str, value: float) -> float:
+        """Returns what it was."""
+        if name.startswith(CALLS_AT):
+            return self._named(name.removeprefix(CALLS_AT)).set_calls(value)
         before = self.dials.turn(name, value)
         dials = self.dials
         self.inference.resize(width=int(dials.width), room=int(dials.room), promote_s=dials.promote_s)
@@ -276,7 +308,17 @@ class Engine:
         self._lane.turned()
         self._pacing.turned()
         self._relay.sharing.turned()
-        self._order.tell([KnobTurned(author=author, knob=name, new=value, old=before, reason=reason)])
+        return before
+
+    def _restore(self, turned: Mapping[str, tuple[float, float | None]]) -> None:
+        """Settings that were changed since are the newer word. Names that are not known here are passed over."""
+        for name, (value, usual) in turned.items():
+            if name not in self._usual or usual not in (None, self._usual[name]):
+                continue
+            try:
+                self._set(name, value)
+            except BadInput as error:
+                self._order.tell([Noticed(subject="gateway", message=f"{name} is as the settings say again: {error}")])
 
     def _named(self, name: str) -> Station:
         found = next((station for station in self.stations if station.name == name), None)

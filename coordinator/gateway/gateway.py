@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from coordinator.domain.event import Event
+    from coordinator.domain.knob import KnobReading
     from coordinator.domain.meter import Meter
     from coordinator.domain.model_choice import ModelCapacity
     from coordinator.domain.settings import GatewaySettings
+    from coordinator.domain.upstream_sample import UpstreamSample
     from coordinator.gateway.claimant import Claimant
     from coordinator.gateway.documents import Document
     from coordinator.gateway.engine import Engine, EngineOrder
@@ -85,6 +87,7 @@ class Gateway:
         self._render = render
         self._store = store
         self._thread: LoopThread | None = None
+        self._turned: dict[str, tuple[float, float | None]] = {}
         self._who = who
         self._calls = Calls(clock, self._post)
         self._place: place.GatewayPlace | None = None
@@ -245,6 +248,7 @@ class Gateway:
             spent_today=sum(row["cost_usd"] for row in days if row["day"] == today),
             store=self._store,
             tell=self._tell,
+            turned=dict(self._turned),
             upstreams=self._upstreams.known,
             url=self.url,
             who=self._who,
@@ -271,6 +275,30 @@ class Gateway:
             )
         found: T = await answer
         return found
+
+    # -- its knobs (``control.knob_board.KnobPanel``) ------------------------------------------------------------------
+
+    async def knobs(self) -> Sequence[KnobReading]:
+        """None while no gateway runs."""
+        try:
+            return await self.ask(lambda engine: engine.knobs())
+        except DaemonUnreachable:
+            return ()
+
+    async def turn(self, name: str, value: float, author: str, reason: str) -> None:
+        """Also for runs to come. Raises ``BadInput`` and ``DaemonUnreachable``."""
+        await self.ask(lambda engine: engine.turn(name, value, author, reason))
+        self._turned[name] = value, None
+
+    def begin_with(self, turned: Mapping[str, tuple[float, float | None]]) -> None:
+        """What knobs begin as instead of what the settings say, and what these said then; before it runs."""
+        self._turned.update(turned)
+
+    async def samples(self) -> Sequence[UpstreamSample]:
+        try:
+            return await self.ask(lambda engine: engine.samples())
+        except DaemonUnreachable:
+            return ()
 
     async def capacity(self) -> ModelCapacity | None:
         """What the upstreams can take; None while no gateway runs."""

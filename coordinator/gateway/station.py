@@ -11,7 +11,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from coordinator.domain.errors import BadInput
+from coordinator.domain.problem import Problem
+from coordinator.domain.upstream_sample import UpstreamSample
 from coordinator.gateway.dialect import Denial, Denied
+from coordinator.gateway.dials import calls_knob
 from coordinator.kit.stage import Stage
 from coordinator.policy.circuit_breaker import CircuitBreaker, CircuitState
 from coordinator.policy.learned_limit import UNLIMITED
@@ -206,6 +210,31 @@ class Station:
         if self.knobs != (knobs := self._circuit()):
             self.knobs = knobs
             self.breakers.clear()
+
+    def set_calls(self, calls: float) -> float:
+        """The most calls at once from now on; returns what it was. Raises ``BadInput``. The knob's upper end is no limit where
+        the settings name none."""
+        knob, before = calls_knob(self), float(self.limit.cap)
+        if fault := knob.fault(calls):
+            raise BadInput([Problem(file=knob.name, message=fault, expected="a value within its bounds")])
+        free = calls >= knob.maximum and not self.upstream.settings.max_concurrency
+        self.limit.set_cap(UNLIMITED if free else int(calls))
+        self._fit()
+        self._stir()
+        return min(before, knob.maximum)
+
+    def sample(self, delivered_bytes: int) -> UpstreamSample:
+        limit = self.limit
+        return UpstreamSample(
+            cap=limit.cap,
+            delivered_bytes=delivered_bytes,
+            in_flight=limit.in_flight,
+            limit=limit.limit,
+            name=self.name,
+            tick_s=self._tick_s,
+            unlimited=limit.limit >= UNLIMITED,
+            waiting=sum(self.door.waiting),
+        )
 
     def _circuit(self) -> CircuitKnobs:
         return self._dials.circuit()

@@ -95,6 +95,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         number INTEGER PRIMARY KEY, began TEXT NOT NULL, ended TEXT, level TEXT NOT NULL, cause TEXT NOT NULL,
         data TEXT NOT NULL);
     """,
+    """
+    CREATE TABLE knob_changes (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, author TEXT NOT NULL, knob TEXT NOT NULL,
+        old REAL NOT NULL, new REAL NOT NULL, why TEXT NOT NULL, trial TEXT NOT NULL, verdict TEXT NOT NULL,
+        outcome TEXT NOT NULL DEFAULT '', settled_at TEXT NOT NULL DEFAULT '');
+    CREATE TABLE knob_snapshots (
+        version INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, source TEXT NOT NULL, data TEXT NOT NULL);
+    """,
 )
 
 QUERIES: Final[Mapping[str, str]] = {
@@ -183,6 +191,25 @@ QUERIES: Final[Mapping[str, str]] = {
     "journal_last": "SELECT * FROM (SELECT * FROM journal ORDER BY seq DESC LIMIT :limit) ORDER BY seq",
     "journal_of": "SELECT * FROM journal WHERE task = :task ORDER BY seq",
     "journal_trim": "DELETE FROM journal WHERE seq <= (SELECT max(seq) FROM journal) - :keep",
+    "knob_change_add": """
+        INSERT INTO knob_changes (at, author, knob, old, new, why, trial, verdict, outcome, settled_at)
+        VALUES (:at, :author, :knob, :old, :new, :why, :trial, :verdict, :outcome, :settled_at)""",
+    "knob_change_last": "SELECT max(number) AS number FROM knob_changes",
+    "knob_change_settle": """
+        UPDATE knob_changes SET verdict = :verdict, outcome = :outcome, settled_at = :at WHERE number = :number""",
+    "knob_changes": """
+        SELECT * FROM (SELECT * FROM knob_changes ORDER BY number DESC LIMIT :limit) ORDER BY number""",
+    "knob_changes_abandon": """
+        UPDATE knob_changes SET verdict = 'reverted', outcome = 'the daemon ended in the middle of the trial', settled_at = :at
+        WHERE verdict = 'on trial'""",
+    "knob_changes_of": """
+        SELECT * FROM (SELECT * FROM knob_changes WHERE knob = :knob ORDER BY number DESC LIMIT :limit) ORDER BY number""",
+    "knob_changes_trim": "DELETE FROM knob_changes WHERE at < :before",
+    "knob_snapshot_add": "INSERT INTO knob_snapshots (at, source, data) VALUES (:at, :source, :data)",
+    "knob_snapshot_last": "SELECT max(version) AS version FROM knob_snapshots",
+    "knob_snapshot_put": "UPDATE knob_snapshots SET data = :data WHERE version = :version",
+    "knob_snapshots": "SELECT * FROM knob_snapshots ORDER BY version",
+    "knob_snapshots_trim": "DELETE FROM knob_snapshots WHERE version <= (SELECT max(version) FROM knob_snapshots) - :keep",
     "passage_add": "INSERT INTO passages (rowid, title, text, source) VALUES (:number, :title, :text, :source)",
     "passage_document": "SELECT number FROM passage_documents WHERE origin = :origin AND source = :source",
     "passage_document_add": """

@@ -38,15 +38,22 @@ class LearnedLimit:
     """How many ``calls`` at once. A refusal sets it to what is held, with no cut beyond that; later one more is tried, ever
     more rarely while that is refused. It never passes ``most``."""
 
-    __slots__ = ("_full_ticks", "_left_ticks", "_most", "_trial", "_wait_ticks", "calls")
+    __slots__ = ("_full_ticks", "_left_ticks", "_trial", "_wait_ticks", "calls", "most")
 
     def __init__(self, most: int) -> None:
         self.calls = most
         self._full_ticks = 0
         self._left_ticks = 0
-        self._most = most
+        self.most = most
         self._trial = False
         self._wait_ticks = FIRST_TRIAL_TICKS
+
+    def cap(self, most: int) -> None:
+        """It is not to pass ``most`` from now on. What refusals taught stays known: only a limit that was at its cap rises."""
+        if self.calls >= self.most:
+            self.calls = most
+        self.most = most
+        self.calls = min(self.calls, most)
 
     def refused(self, held: int) -> None:
         """``held`` are under way beside the refused one."""
@@ -66,7 +73,7 @@ class LearnedLimit:
                 self._left_ticks = self._wait_ticks = NEXT_TRIAL_TICKS
         elif self._left_ticks > 0:
             self._left_ticks -= 1
-        elif self.calls < min(self._most, peak + 1):
+        elif self.calls < min(self.most, peak + 1):
             self.calls += 1
             self._full_ticks = 0
             self._trial = True

@@ -174,6 +174,14 @@ class UpstreamLimit:
         return self._limit.calls
 
     @property
+    def cap(self) -> int:
+        """The most calls at once that it is allowed to hold; what it does hold may be less."""
+        return self._limit.most
+
+    def set_cap(self, calls: int) -> None:
+        self._limit.cap(calls)
+
+    @property
     def pace_per_s(self) -> float:
         """Starts a second; inf: they are not paced."""
         return self._pace.per_s

@@ -19,6 +19,7 @@ from coordinator.domain.event import (
     TaskChanged,
     TaskLanded,
 )
+from coordinator.domain.knob import ChangeAuthor
 from coordinator.domain.served_call import UPSTREAM_FAULTS, CallError, error_of, tells_of_upstream
 from coordinator.policy.anomaly import AnomalyDetector
 from coordinator.policy.incident_book import IncidentBook
@@ -42,7 +43,8 @@ WATCHED: Final[tuple[type[Event], ...]] = (
 )
 """No other event makes a difference."""
 
-OPERATOR: Final = "operator"
+_DECLARED: Final = frozenset({ChangeAuthor.BLOCK, ChangeAuthor.PERSON})
+"""Whose changes are so large, or so unknown, that what was usual before them says nothing any more."""
 WAITED_S: Final = 1.0
 """A call that was held longer has waited."""
 DEEP: Final = 4
@@ -89,7 +91,7 @@ class Watch:
                 self.detector.measure("gate_s", event.took_s, at_s, group="", role="")
         elif isinstance(event, KnobTurned):
             self.book.note_change(at_s, f"{event.knob} from {event.old:g} to {event.new:g} by {event.author}")
-            self._restart = self._restart or event.author == OPERATOR
+            self._restart = self._restart or event.author in _DECLARED
         elif isinstance(event, RolePaused):
             self.book.note_change(at_s, f"role {event.role} was paused")
 

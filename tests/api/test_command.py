@@ -24,6 +24,11 @@ def test_what_is_typed_is_what_the_api_takes() -> None:
     assert (values["accept"], values["paths"]) == (["true", "false"], ["a/**"])
 
 
+def test_a_number_that_stands_by_itself_is_a_number() -> None:
+    assert _parse("incidents", "show", "3")[1] == {"number": 3}
+    assert _parse("knobs", "diff", "1", "2")[1] == {"old": 1, "new": 2}
+
+
 def test_global_options_may_stand_on_either_side() -> None:
     parser = command.build(all_verbs(), "1")
     for words in (["--json", "-C", "x", "status"], ["status", "--json", "-C", "x"], ["-C", "x", "status", "--json"]):

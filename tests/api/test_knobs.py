@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from coordinator.control.knob_board import KnobBoard
 from coordinator.domain.lane import Lane
 from coordinator.domain.price import Price, TokenRates
 from coordinator.domain.settings import GatewaySettings
@@ -18,6 +19,7 @@ from coordinator.domain.upstream import UpstreamKind, UpstreamSettings
 from coordinator.gateway.claimant import Claimant
 from coordinator.gateway.dials import KNOBS
 from coordinator.gateway.documents import text_documents
+from coordinator.kit.clock import SystemClock
 from coordinator.kit.store import Store
 from tests.api.test_server import ask, serving
 from tests.gateway.rig import Exchange, House, Upstream, until
@@ -140,6 +142,7 @@ async def walk_of(place: Place, tmp_path: Path, **settings: Any) -> AsyncIterato
         origins = {"note": text_documents(lambda: [("note", "hello")])}
         async with House(state, "", upstreams=(team,), origins=origins, store=store, **more) as house:
             place.live.gateway = house.gateway  # type: ignore[attr-defined]
+            place.live.knobs = KnobBoard(place.live.store, SystemClock(), (house.gateway,))  # type: ignore[attr-defined]
             yield Walk(place, house, upstream)
     store.close()
 

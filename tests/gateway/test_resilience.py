@@ -653,7 +653,7 @@ async def test_knobs_act_on_the_next_call_and_are_told(tmp_path: Path, no_pause:
     async with housed(tmp_path, script) as (house, upstream):
 
         async def turn(name: str, value: float) -> None:
-            await house.gateway.ask(lambda engine: engine.turn(name, value, "operator", "a try"))
+            await house.gateway.ask(lambda engine: engine.turn(name, value, "person", "a try"))
 
         assert (await house.reply(body=body())).status == 500
         await turn("retries", 1)
@@ -676,8 +676,8 @@ async def test_knobs_act_on_the_next_call_and_are_told(tmp_path: Path, no_pause:
             ("failures_to_open", 3, 1),
             ("retries", 1, 0),
         ]
-        assert (told[0]["author"], told[0]["reason"]) == ("operator", "a try")
-        values = {one["name"]: one["value"] for one in await house.gateway.ask(lambda engine: engine.knobs())}
+        assert (told[0]["author"], told[0]["reason"]) == ("person", "a try")
+        values = {one.knob.name: one.value for one in await house.gateway.knobs()}
         assert (values["failures_to_open"], values["probe_every_s"]) == (1, 0.1)
         for name, value in (("retries", 11), ("retries", 0.5), ("nothing", 1)):
             with pytest.raises(BadInput):
@@ -697,7 +697,7 @@ async def test_a_narrower_door_acts_at_once(tmp_path: Path) -> None:
         await hello(exchange)
 
     async with housed(tmp_path, script, hold_s=10.0) as (house, _):
-        await house.gateway.ask(lambda engine: engine.turn("width", 2, "operator", ""))
+        await house.gateway.ask(lambda engine: engine.turn("width", 2, "person", ""))
         assert {got.status for got in await replies(house, 8)} == {200}
         assert most == 2
 

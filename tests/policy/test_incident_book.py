@@ -76,7 +76,7 @@ def test_the_likely_cause(found: list[tuple[str, str, str]], change: str, said: 
 
 
 def test_a_change_by_a_person_restarts_what_is_usual_one_by_the_loop_does_not() -> None:
-    for author, silent in (("operator", True), ("loop", False)):
+    for author, silent in (("person", True), ("block", True), ("probe", False)):
         watch, at_s = Watch(0.0), 0.0
         for _ in range(300):
             at_s += 5
@@ -91,4 +91,4 @@ def test_a_change_by_a_person_restarts_what_is_usual_one_by_the_loop_does_not() 
             begun += watch.look(at_s, {}).changed
         assert (begun == []) is silent
         if begun:
-            assert begun[0].cause == "calls fail (since a change: hold_s from 1 to 2 by loop)"
+            assert begun[0].cause == "calls fail (since a change: hold_s from 1 to 2 by probe)"

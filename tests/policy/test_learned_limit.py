@@ -247,3 +247,16 @@ def test_only_refusals_slow_it_and_it_never_passes_the_fastest(
             pace.began(now)
             assert pace.per_s == before
         assert min(SLOWEST_PER_S, fastest) <= pace.per_s <= fastest
+
+
+def test_a_cap_bounds_it_and_what_refusals_taught_stays_known() -> None:
+    limit = LearnedLimit(64)
+    limit.cap(32)
+    assert limit.calls == 32
+    limit.cap(48)
+    assert limit.calls == 48  # it was at its cap
+    limit.refused(8)
+    limit.cap(60)
+    assert (limit.calls, limit.most) == (8, 60)
+    limit.cap(4)
+    assert limit.calls == 4
