@@ -14,7 +14,8 @@ from coordinator.control.objective import Score
 from coordinator.control.snapshot_store import SnapshotStore
 from coordinator.domain.errors import BadInput, DaemonUnreachable
 from coordinator.domain.knob import ChangeAuthor, KnobReading
-from tests.api.test_verbs_gateway import ask, house_of, shown
+from tests.api.test_verbs import shown
+from tests.api.test_verbs_gateway import ask, house_of
 
 if TYPE_CHECKING:
     from tests.api.conftest import Place

@@ -29,7 +29,7 @@ HOOKS = """repos:
         ("pyproject.toml", '[dependency-groups]\nlint = ["ruff==0.8.6"]\n'),
         (
             "uv.lock",
-            '[[package]]\nname = "ruff"\nversion = "0.8.6"\nsource = { registry = "https://a.example/simple" }\n',
+            '[[package]]\nname = "ruff"\nversion = "0.8.6"\n',
         ),
     ],
 )

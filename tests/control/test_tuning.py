@@ -255,7 +255,7 @@ def test_a_landing_is_worth_what_the_router_said_when_it_chose(store: Store) -> 
 
 
 def test_snapshots_are_whole_scored_by_context_and_the_best_has_had_its_hour(store: Store) -> None:
-    kept = SnapshotStore(store, TurnedClock())  # type: ignore[arg-type]
+    kept = SnapshotStore(store, TurnedClock())
     hour = {"calls": 100, "took_s": 3600.0}
     assert kept.take({"room": 1.0}, "start", Score(**hour, value_usd=2.0)) == 1  # type: ignore[arg-type]
     assert kept.take({"room": 2.0}, "room by servo", Score(**hour, value_usd=3.0)) == 2  # type: ignore[arg-type]
