@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from coordinator.domain.cron import cron_fault
@@ -46,7 +47,9 @@ _LARGEST_BYTES: Final = 1 << 50
 _ONE_TOOL: Final = "one of " + ", ".join(DISCOVERY_TOOLS)
 _ROLE_OR_NONE: Final = re.compile(rf"(?:{TASK_ID.pattern})?")
 _RULE: Final = re.compile(r"[A-Z]{1,5}[0-9]{0,4}")
-_TOLD: Final = {"reason": "why it is to stay, in a few words", "rule": "a rule or an advisory, e.g. F401 or CVE-2024-1"}
+_TOLD: Final = MappingProxyType(
+    {"reason": "why it is to stay, in a few words", "rule": "a rule or an advisory, e.g. F401 or CVE-2024-1"}
+)
 
 
 def discovery_from(table: TomlTable) -> DiscoverySettings:
