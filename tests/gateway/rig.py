@@ -100,6 +100,8 @@ class Upstream:
                 finally:
                     watching.cancel()
                     await asyncio.gather(watching, return_exceptions=True)
+                    if writer.is_closing() or reader.at_eof() or reader.exception() is not None:
+                        exchange.gone.set()  # a script that was just sending noticed first
         writer.close()
 
 
