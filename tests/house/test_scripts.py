@@ -196,6 +196,7 @@ def test_the_bench_measures(part: str) -> None:
         assert [row[1] for row in rows if row[0].startswith("zombies")] == ["0"]
 
 
+@pytest.mark.timeout(600)
 def test_the_main_job_on_a_real_project(tmp_path: Path) -> None:
     env = {**os.environ, "COORDINATOR_PROJECTS_PYTHON": sys.executable}
     argv = [sys.executable, TOP / "scripts" / "real-projects"]
